@@ -1,0 +1,80 @@
+"""The few protocols that parts agree on. Each is owned by its consumer; nothing inherits from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from maskworld.types import Batch, Clip, LossOutput
+
+
+class DiscreteTokenizer(Protocol):
+    """Frames to a grid of codes and back; each frame on its own.
+
+    Pixels are float in [-1, 1] here, with any leading axes folded into one.
+    """
+
+    vocab_size: int
+    stride: int
+
+    def encode(self, frames: Float[Tensor, "n c h w"]) -> Int[Tensor, "n gh gw"]: ...
+
+    def decode(self, tokens: Int[Tensor, "n gh gw"]) -> Float[Tensor, "n c h w"]: ...
+
+    def decode_probabilities(
+        self, probabilities: Float[Tensor, "n gh gw k"]
+    ) -> Float[Tensor, "n c h w"]:
+        """The frame of expected code embeddings: blurry, and the best guess in squared error."""
+        ...
+
+
+class System(Protocol):
+    """A world model as the trainer sees it."""
+
+    def training_loss(
+        self, batch: Batch, stage: str, generator: torch.Generator
+    ) -> LossOutput: ...
+
+    def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
+        """Optimizer groups of the parameters that train in `stage`; all others are frozen."""
+        ...
+
+
+class Episode(Protocol):
+    """One recording. Frames are decoded only when read."""
+
+    num_frames: int
+    fps: float
+    caption: str
+    segments: Sequence[tuple[int, int]]
+    """Half-open frame ranges without a scene cut; windows never cross their ends."""
+    actions: Float[np.ndarray, "t a"] | None
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """uint8 `v n c h w` of the frames at `indices`."""
+        ...
+
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray | None:
+        """uint8 `v n h w`, or None where the recording has no labels."""
+        ...
+
+
+class Source(Protocol):
+    """A set of episodes: a folder of videos, a LeRobot dataset, ..."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def episode(self, index: int) -> Episode: ...
+
+
+class ClipStream(Protocol):
+    """Clips without random access (tar shards)."""
+
+    def __iter__(self) -> Iterator[Clip]: ...
