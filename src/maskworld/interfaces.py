@@ -36,9 +36,7 @@ class DiscreteTokenizer(Protocol):
 class System(Protocol):
     """A world model as the trainer sees it."""
 
-    def training_loss(
-        self, batch: Batch, stage: str, generator: torch.Generator
-    ) -> LossOutput: ...
+    def training_loss(self, batch: Batch, stage: str, generator: torch.Generator) -> LossOutput: ...
 
     def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
         """Optimizer groups of the parameters that train in `stage`; all others are frozen."""
