@@ -331,7 +331,7 @@ class WorldDreamer(nn.Module):
             generator,
             keep_probabilities=expected,
         )
-        return self._draw(decoded, hidden)
+        return self.render(decoded)
 
     def guided_model(
         self, prompt: Prompt, batch_size: int, num_frames: int, guidance_scale: float
@@ -390,7 +390,8 @@ class WorldDreamer(nn.Module):
 
         return roll_out(dream, context, num_frames, window, overlap or max(1, window // 2))
 
-    def _draw(self, decoded: Decoded, hidden: Tensor) -> Dream:
+    def render(self, decoded: Decoded) -> Dream:
+        """Pixels of decoded tokens; none where the tokenizer cannot draw."""
         if isinstance(self.tokenizer, TokenGrid):
             return Dream(decoded.tokens, None)
         frames = self.draw(decoded.tokens)
