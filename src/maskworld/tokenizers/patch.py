@@ -8,7 +8,6 @@ block borders. Ours; no paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,11 +17,10 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from maskworld.nn.pixels import to_unit
 from maskworld.tokenizers.codebook import kmeans, nearest_codes
+from maskworld.tokenizers.frames import PixelObjective, check_frames
 from maskworld.types import LossOutput
-
-PixelObjective = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""(reconstruction, frames) -> weighted terms whose sum is minimised (`objectives.vq.PixelLoss`)."""
 
 
 @dataclass(frozen=True)
@@ -285,24 +283,6 @@ class ContextDecoder(nn.Module):
             x = x + layer(x)
         x = torch.cat([self.expand(x), self.fold(frames)], dim=1)
         return self.unfold(self.out(self.detail(x)))
-
-
-def to_unit(frames: Tensor) -> Tensor:
-    """uint8 0..255 to float [-1, 1]; float passes through."""
-    return frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames.float()
-
-
-def check_frames(frames: Tensor, channels: int, stride: int) -> None:
-    """Raises ValueError unless frames are `n c h w` with sides divisible by `stride`."""
-    _, c, h, w = frames.shape
-    if c != channels:
-        raise ValueError(f"Expected frames with {channels} channels, found {c}: convert to RGB.")
-    if h % stride or w % stride:
-        fix_h, fix_w = max(h // stride, 1) * stride, max(w // stride, 1) * stride
-        raise ValueError(
-            f"Expected height and width divisible by the tokenizer's stride {stride}, found "
-            f"{h}x{w}: resize or crop the frames to {fix_h}x{fix_w}."
-        )
 
 
 def _chunks(frames: Tensor, grid: int, size: int = 64) -> list[tuple[Tensor, int, int]]:
