@@ -18,8 +18,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from maskworld.nn.pixels import to_unit
-from maskworld.tokenizers.codebook import kmeans, nearest_codes
 from maskworld.tokenizers.frames import PixelObjective, check_frames
+from maskworld.tokenizers.kmeans import kmeans, nearest_codes
 from maskworld.types import LossOutput
 
 
