@@ -312,9 +312,8 @@ class STPT(nn.Module):
 
         Reference: WorldDreamer, Eq. 3-5.
         """
-        shape = tokens.shape
-        if is_image and self.config.image_attention == "block_diagonal":
-            prompt = fold_prompt(prompt, shape[1])
+        if is_image:  # in both attention modes: convolution and carry must not mix images either
+            prompt = fold_prompt(prompt, tokens.shape[1])
             tokens, hidden = (rearrange(x, "b t h w -> (b t) 1 h w") for x in (tokens, hidden))
         features = self.features(tokens, hidden, prompt, identity=is_image)
         return self.logits(features[hidden])
