@@ -33,7 +33,7 @@ def roll_out(
             f"pass an overlap of at most {window - 1}."
         )
     video = context
-    given = context
+    given = context if context.shape[1] < window else context[:, -overlap:]
     while video.shape[1] < num_frames:
         start = video.shape[1] - given.shape[1]
         dreamt = dream(given, start)
