@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from maskworld.interfaces import Episode
+if TYPE_CHECKING:
+    from maskworld.interfaces import Episode as Episode
+    from maskworld.interfaces import Source as Source
+else:  # the type checker proves the protocols; at run time they would read files to be checked
+    Episode = Source = Any
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -76,7 +80,7 @@ class ListSource:
 class SubsetSource:
     """Some episodes of another source, renumbered from 0."""
 
-    def __init__(self, source: Any, episodes: Sequence[int], name: str | None = None) -> None:
+    def __init__(self, source: Source, episodes: Sequence[int], name: str | None = None) -> None:
         self._source, self.indices = source, list(episodes)
         self.name = name or source.name
 
