@@ -1,0 +1,160 @@
+"""A comfortable driver: jerk-limited IDM along the route, pure pursuit across it.
+
+Reference: Treiber et al. 2000 (IDM), Coulter 1992 (pure pursuit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from maskworld.worlds.drive import ego
+from maskworld.worlds.drive.route import SPACING, Route
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """Comfort limits; all numbers are ours."""
+
+    max_acceleration: float = 1.6
+    comfortable_braking: float = 2.0
+    max_braking: float = 4.5
+    max_jerk: float = 3.0
+    emergency_jerk: float = 10.0
+    """Allowed only while a leader forces harder braking than is comfortable."""
+    max_lateral_acceleration: float = 2.2
+    max_yaw_acceleration: float = 1.2
+    time_gap: float = 1.3
+    standstill_gap: float = 3.0
+    horizon: float = 4.0
+    """How far ahead crossing traffic is predicted, seconds."""
+
+
+class Expert:
+    """Keeps the acceleration and yaw rate between calls; call `act` once per step."""
+
+    def __init__(self, route: Route, config: ExpertConfig | None = None) -> None:
+        self.route = route
+        self.config = config or ExpertConfig()
+        self.acceleration = 0.0
+        self.yaw_rate = 0.0
+        self._index = route.start
+
+    def initial_speed(self) -> float:
+        """A speed to start with: what the route allows there, m/s."""
+        return 0.95 * self._speed_limit(self.route.speed_limit)
+
+    def act(
+        self,
+        pose: Float[np.ndarray, " 3"],
+        speed: float,
+        agents: Float[np.ndarray, "n 6"],
+        duration: float,
+    ) -> Float[np.ndarray, " 2"]:
+        """The action for the next `duration` seconds.
+
+        `agents` rows: x, y, heading, length, width, speed.
+        """
+        self._index = self.route.nearest(pose[0], pose[1], self._index)
+        wanted = self._longitudinal(pose, speed, agents)
+        c = self.config
+        # Harder braking than comfort needs may also come on faster.
+        jerk = c.emergency_jerk if wanted < -1.5 * c.comfortable_braking else c.max_jerk
+        change = np.clip(wanted - self.acceleration, -jerk * duration, c.max_jerk * duration)
+        self.acceleration = float(self.acceleration + change)
+        next_speed = speed + self.acceleration * duration
+        if next_speed <= 0.0:
+            next_speed, self.acceleration = 0.0, max(0.0, self.acceleration)
+        wanted_yaw = self._pure_pursuit(pose, next_speed)
+        limit = c.max_yaw_acceleration * duration
+        self.yaw_rate += float(np.clip(wanted_yaw - self.yaw_rate, -limit, limit))
+        # A standing car does not turn.
+        self.yaw_rate = float(np.clip(self.yaw_rate, -0.4 * next_speed, 0.4 * next_speed))
+        return np.array([next_speed, self.yaw_rate])
+
+    def _pure_pursuit(self, pose: Float[np.ndarray, " 3"], speed: float) -> float:
+        lookahead = float(np.clip(0.7 * speed, 3.0, 18.0))
+        target = min(self._index + int(lookahead / SPACING), len(self.route.points) - 1)
+        delta = self.route.points[target] - pose[:2]
+        across = -np.sin(pose[2]) * delta[0] + np.cos(pose[2]) * delta[1]
+        return float(2.0 * speed * across / max(float(delta @ delta), 1.0))
+
+    def _longitudinal(
+        self, pose: Float[np.ndarray, " 3"], speed: float, agents: Float[np.ndarray, "n 6"]
+    ) -> float:
+        c = self.config
+        wanted_speed = self._speed_limit(speed)
+        free = c.max_acceleration * (1.0 - (speed / max(wanted_speed, 0.1)) ** 4)
+        acceleration = max(free, -c.comfortable_braking)
+        for gap, leader_speed in self._leaders(pose, speed, agents):
+            closing = speed * (speed - leader_speed) / (
+                2 * np.sqrt(c.max_acceleration * c.comfortable_braking)
+            )
+            wanted_gap = c.standstill_gap + max(0.0, speed * c.time_gap + closing)
+            pull = c.max_acceleration * (wanted_gap / max(gap, 0.5)) ** 2
+            acceleration = min(acceleration, max(free, 0.0) - pull)
+        return float(np.clip(acceleration, -c.max_braking, c.max_acceleration))
+
+    def _speed_limit(self, speed: float) -> float:
+        """The speed now that allows every curve ahead at comfortable braking."""
+        c = self.config
+        reach = int((speed**2 / (2 * 1.2) + 10.0) / SPACING)
+        curvature = np.abs(self.route.curvature[self._index : self._index + reach])
+        if len(curvature) == 0:
+            return 0.1
+        in_curve = np.sqrt(c.max_lateral_acceleration / np.maximum(curvature, 1e-3))
+        distance = np.arange(len(curvature)) * SPACING
+        # Brake for a curve early and gently (1.2 m/s^2).
+        allowed = np.sqrt(in_curve**2 + 2 * 1.2 * np.maximum(distance - 1.0, 0.0))
+        return float(min(self.route.speed_limit, allowed.min()))
+
+    def _leaders(
+        self, pose: Float[np.ndarray, " 3"], speed: float, agents: Float[np.ndarray, "n 6"]
+    ) -> list[tuple[float, float]]:
+        """Gaps (m) and speeds (m/s) of everything on the route ahead, now or soon."""
+        leaders = []
+        route, c = self.route, self.config
+        reach = slice(self._index, self._index + int(70.0 / SPACING))
+        points, headings = route.points[reach], route.heading[reach]
+        front = ego.LENGTH - ego.REAR_OVERHANG
+        if route.is_dead_end and len(points) < int(70.0 / SPACING):
+            leaders.append((max(len(points) * SPACING - front, 0.5), 0.0))
+        near = np.hypot(*(agents[:, :2] - pose[:2]).T) < 75.0
+        if not near.any() or len(points) == 0:
+            return leaders
+        agents = agents[near]
+        times = np.arange(0.0, c.horizon, 0.4)
+        step = agents[:, 5, None] * times
+        # Positions at constant velocity: agents x times.
+        where = np.stack(
+            [
+                agents[:, 0, None] + np.cos(agents[:, 2, None]) * step,
+                agents[:, 1, None] + np.sin(agents[:, 2, None]) * step,
+            ],
+            axis=-1,
+        )
+        distance = np.hypot(
+            where[:, :, None, 0] - points[::2, 0], where[:, :, None, 1] - points[::2, 1]
+        )  # agents x times x route
+        closest = distance.argmin(axis=2)
+        lateral = np.take_along_axis(distance, closest[..., None], axis=2)[..., 0]
+        along = closest * (2 * SPACING)
+        for i, agent in enumerate(agents):
+            relative = agent[2] - headings[::2][closest[i]]
+            half_length = agent[3] / 2
+            half_width = ego.WIDTH / 2 + agent[4] / 2 + 0.3
+            if lateral[i, 0] < half_width and along[i, 0] > 0:
+                along_speed = max(0.0, agent[5] * np.cos(relative[0]))
+                leaders.append((along[i, 0] - half_length - front, along_speed))
+                continue
+            # Crossing traffic: it will be on our path at about the time when we are.
+            extent = half_width + (half_length - agent[4] / 2) * np.abs(np.sin(relative))
+            arrival = along[i] / max(speed, 2.0)
+            conflict = (lateral[i] < extent) & (np.abs(arrival - times) < 1.6) & (along[i] > 3.0)
+            conflict &= np.abs(np.sin(relative)) > 0.3
+            if conflict.any():
+                first = along[i][conflict].min()
+                leaders.append((first - half_length - front - 1.0, 0.0))
+        return [(max(gap, 0.5), leader_speed) for gap, leader_speed in leaders]
