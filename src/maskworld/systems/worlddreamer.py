@@ -276,7 +276,7 @@ class WorldDreamer(nn.Module):
             if batch.frames is None:
                 raise ValueError("Expected frames or tokens in the batch, found neither.")
             tokens = self.tokenize(batch.frames)
-        return rearrange(tokens, "b v t gh gw -> (b v) t gh gw")
+        return rearrange(tokens, "b v t gh gw -> (b v) t gh gw").long()
 
     def _batch_prompt(self, batch: Batch, num_clips: int) -> Prompt:
         """The batch's captions and actions, repeated for its views."""
@@ -373,6 +373,13 @@ class WorldDreamer(nn.Module):
         has one row per frame of the whole video.
         """
         window = self.config.num_frames
+        if prompt.actions is not None and prompt.actions.shape[1] < num_frames:
+            raise ValueError(
+                f"Expected one action per frame of the video ({num_frames}), found "
+                f"{prompt.actions.shape[1]}: give more actions or ask for fewer frames."
+            )
+        if overlap is None:
+            overlap = max(1, window // 2)
 
         def dream(given: Tensor, start: int) -> Tensor:
             b, c, gh, gw = given.shape
@@ -388,7 +395,7 @@ class WorldDreamer(nn.Module):
             part = Prompt(prompt.text, actions, prompt.has_actions, prompt.fps)
             return self.generate(part, tokens, hidden, decoding, generator).tokens
 
-        return roll_out(dream, context, num_frames, window, overlap or max(1, window // 2))
+        return roll_out(dream, context, num_frames, window, overlap)
 
     def render(self, decoded: Decoded) -> Dream:
         """Pixels of decoded tokens; none where the tokenizer cannot draw."""
