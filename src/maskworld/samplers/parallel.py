@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -89,8 +90,11 @@ def cosine_schedule(num_units: Int[Tensor, " g"], num_steps: int) -> Int[Tensor,
     return torch.stack(rows)
 
 
+@lru_cache(maxsize=32)
 def halton_order(shape: tuple[int, ...]) -> Int[Tensor, " n"]:
     """Rank of every cell of a 1- to 3-D grid in a Halton walk (bases 2, 3, 5); any sides.
+
+    Cached (0.4 s for 12 x 20 x 24): do not write into it.
 
     Reference: Besnier et al., Halton scheduler for masked generative image transformers, 2025.
     """
@@ -141,7 +145,7 @@ def decode_parallel(
     num_units = groups.units(hidden).any(dim=-1).sum(dim=-1)  # g
     schedule = cosine_schedule(num_units, decoding.num_steps)
     fixed = _fixed_scores(decoding, tokens.shape, generator).to(tokens.device)
-    tokens = torch.where(hidden, 0, tokens)
+    tokens = torch.where(hidden, 0, tokens.long())
     probabilities: Tensor | None = None
     for step in range(decoding.num_steps):
         if not hidden.any():
