@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -92,8 +92,8 @@ class PromptEmbedding:
 
 
 def to_regions(
-    x: Float[Tensor, "b t h w d"], stride: int, partition: Literal["block", "dilated"]
-) -> Float[Tensor, "regions n d"]:
+    x: Shaped[Tensor, "b t h w d"], stride: int, partition: Literal["block", "dilated"]
+) -> Shaped[Tensor, "regions n d"]:
     """G_s of Eq. 3: cut a grid into stride x stride regions of all frames, flattened.
 
     Reference: WorldDreamer, Eq. 3.
