@@ -1,0 +1,93 @@
+"""How metrics are called and written for a reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Label:
+    """A readable name, what it means, and how its values are written."""
+
+    title: str
+    meaning: str = ""
+    unit: str = ""
+    digits: int = 2
+    is_share: bool = False
+    """Written in per cent."""
+
+    def format(self, value: float | None, unit: bool = True) -> str:
+        """The value as a reader wants it, e.g. "22.51 dB" or "94.0 %"."""
+        if value is None:
+            return "–"
+        suffix = " %" if self.is_share else f" {self.unit}" if self.unit else ""
+        number = f"{100 * value if self.is_share else value:.{self.digits}f}"
+        if float(number) == 0:
+            number = number.lstrip("-")
+        return number.replace("-", "−") + (suffix if unit else "")
+
+
+_LABELS = {
+    "psnr": Label("PSNR", "mean over frames, pixels against the real future", "dB"),
+    "ssim": Label("SSIM", "structural similarity to the real future", digits=3),
+    "token_accuracy": Label("Token accuracy", "all future tokens", digits=1, is_share=True),
+    "changed_token_accuracy": Label(
+        "Changed-token accuracy",
+        "tokens that differ from the last given frame; copying scores 0",
+        digits=1,
+        is_share=True,
+    ),
+    "bits_per_token": Label("Bits per token", "code length of the real future", "bits"),
+    "codebook_use": Label("Codebook use", "codes that occur at all", digits=1, is_share=True),
+    "codebook_perplexity": Label("Codebook perplexity", "equally frequent codes", digits=0),
+}
+_FAMILIES = {
+    "psnr": Label("PSNR", "mean over frames, pixels against the real future", "dB"),
+    "bits_per_token": Label("Bits per token", "cross-entropy of hidden tokens", "bits"),
+    "masked_cross_entropy": Label("Masked cross-entropy", "share of tokens hidden", "bits"),
+    "action_sensitivity": Label(
+        "Action sensitivity", "loss added by wrong actions; 0 = actions ignored", "nats"
+    ),
+    "steering": Label("Steering", "far field moves the way of the turn", digits=1, is_share=True),
+    "own_future": Label(
+        "Own future",
+        "dream nearer to its own real future than to the other; 50 % = chance",
+        digits=1,
+        is_share=True,
+    ),
+    "style": Label("Style", "asked style given, by a classifier of real clips", "", 1, True),
+    "layout": Label("Layout kept", "own source nearer than other clips", "", 1, True),
+    "seconds_per_clip": Label("Time per clip", "wall clock on this machine", "s", 3),
+    "success": Label("Success", "episodes", "", 1, True),
+}
+
+NAMES = {"no_world_model": "no world model", "bc": "behaviour cloning"}
+"""Baselines whose name is more than its words."""
+
+REFERENCES = frozenset(
+    {"tokenizer", "real", "expert", "oracle", "true_motion", "argmax", "expected", "published"}
+)
+"""Values that stand beside the model without being a baseline it must beat: ceilings, real
+renders, and the model itself under another decoding (also any key that begins with "model_")."""
+
+
+def is_reference(key: str) -> bool:
+    """True for a ceiling or a variant of the model, False for a baseline to beat."""
+    return key in REFERENCES or key.startswith("model_")
+
+
+def label_of(metric: str) -> Label:
+    """The label of a metric; unknown ones are called by their key."""
+    if metric in _LABELS:
+        return _LABELS[metric]
+    family, _, member = metric.partition("/")
+    if member and family in _FAMILIES:
+        known = _FAMILIES[family]
+        title = f"{known.title}, {words(member)}"
+        return Label(title, known.meaning, known.unit, known.digits, known.is_share)
+    return Label(words(metric.replace("/", ", ")).capitalize(), digits=3)
+
+
+def words(key: str) -> str:
+    """`copy_last` as "copy last"."""
+    return NAMES.get(key, key.replace("_", " "))

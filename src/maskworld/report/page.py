@@ -1,0 +1,239 @@
+"""One self-contained HTML file: the videos, the curves and the numbers of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from maskworld.data.storage import write_text
+from maskworld.evaluation.results import check_results
+from maskworld.report.charts import line_chart
+from maskworld.report.frames import Sheet, VideoRow, encode_rows
+from maskworld.report.labels import label_of, words
+from maskworld.report.tables import (
+    best_baseline,
+    horizon_table,
+    metrics_table,
+    protocol_list,
+    verdict,
+)
+
+MAX_VIDEO_BYTES = 9_000_000
+"""Of all encoded sheets; base64 adds a third, which keeps a report under about 13 MB."""
+HIGHLIGHTS = (
+    "psnr",
+    "changed_token_accuracy",
+    "bits_per_token",
+    "steering/frame_2",
+    "action_sensitivity/mirrored",
+    "success",
+    "token_accuracy",
+)
+"""Metrics shown large at the top, the first four that a report has."""
+
+
+def write_report(
+    path: Path | str,
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    videos: Sequence[VideoRow] = (),
+    curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    notes: Sequence[str] = (),
+    summary: str = "",
+    max_video_bytes: int = MAX_VIDEO_BYTES,
+) -> None:
+    """Writes the report, whole or not at all. The page requests nothing from anywhere.
+
+    Args:
+        path: of the HTML file.
+        title: of the page.
+        results: the content of `metrics.json`.
+        videos: rows of clips; those of one section share a player, in the order of first use.
+        curves: name -> (step, value) pairs; names "loss/train" and "loss/held out" share a chart.
+        notes: paragraphs of plain text under the numbers.
+        summary: one or two sentences under the title.
+        max_video_bytes: beyond it, clips are stored with loss, and the page says so.
+
+    Raises:
+        ValueError: results outside the schema, a curve without finite points, a clip too large.
+        OSError: the disk is full.
+    """
+    write_text(
+        path,
+        render_report(
+            title=title,
+            results=results,
+            videos=videos,
+            curves=curves or {},
+            notes=notes,
+            summary=summary,
+            max_video_bytes=max_video_bytes,
+        ),
+    )
+
+
+def render_report(
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    videos: Sequence[VideoRow],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    notes: Sequence[str],
+    summary: str,
+    max_video_bytes: int,
+) -> str:
+    """The page as text; the same input gives the same text."""
+    check_results(results)
+    metrics = results["metrics"]
+    sheets, quality = encode_rows(list(videos), max_video_bytes)
+    stored = "without loss" if quality is None else f"as WebP of quality {quality}"
+    return _fill(
+        _asset("page.html"),
+        {
+            "title": escape(title),
+            "system": escape(results["system"]),
+            "summary": f'<p class="lead">{escape(summary)}</p>' if summary else "",
+            "style": _asset("page.css"),
+            "script": _asset("player.js"),
+            "highlights": _highlights(metrics),
+            "videos": _video_sections(videos, sheets),
+            "horizons": _section("By horizon", "horizons", _horizons(metrics)),
+            "metrics": _section("Numbers", "numbers", metrics_table(metrics) + _notes(notes)),
+            "curves": _section("Training", "training", _curve_charts(curves)),
+            "protocol": _section("Protocol", "protocol", protocol_list(results["protocol"])),
+            "stored": f"Frames are stored {stored}." if videos else "",
+        },
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("maskworld.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, parts: Mapping[str, str]) -> str:
+    """Replaces every `{{name}}` once; content that looks like a placeholder stays as it is."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _section(title: str, anchor: str, content: str) -> str:
+    if not content:
+        return ""
+    return f'<section id="{anchor}"><h2>{escape(title)}</h2>{content}</section>'
+
+
+def _notes(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    return f'<div class="notes">{"".join(f"<p>{escape(note)}</p>" for note in notes)}</div>'
+
+
+def _highlights(metrics: Mapping[str, Any]) -> str:
+    """Up to four large numbers, each with its interval and its strongest baseline."""
+    tiles = []
+    for name in [name for name in HIGHLIGHTS if name in metrics][:4]:
+        entry, label = metrics[name], label_of(name)
+        low, high = (label.format(end, unit=False) for end in entry["interval"])
+        best = best_baseline(entry)
+        against = ""
+        if best is not None:
+            against = f"{escape(words(best[0]))} {label.format(best[1], unit=False)}"
+        tiles.append(
+            f'<div class="tile"><dt>{escape(label.title)}</dt>'
+            f'<dd class="{verdict(entry)}"><b>{label.format(entry["model"])}</b>'
+            f"<span>{low} – {high}</span><span>{against}</span></dd></div>"
+        )
+    return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
+
+
+def _video_sections(videos: Sequence[VideoRow], sheets: Sequence[Mapping[str, Sheet]]) -> str:
+    sections: dict[str, list[tuple[VideoRow, Mapping[str, Sheet]]]] = {}
+    for row, encoded in zip(videos, sheets, strict=True):
+        sections.setdefault(row.section, []).append((row, encoded))
+    parts = []
+    for name, rows in sections.items():
+        figures = "".join(_row(row, encoded, i == 0) for i, (row, encoded) in enumerate(rows))
+        parts.append(
+            f'<section class="player"><h2>{escape(name)}</h2><div class="controls" hidden></div>'
+            f'<div class="rows">{figures}</div></section>'
+        )
+    return "".join(parts)
+
+
+def _row(row: VideoRow, sheets: Mapping[str, Sheet], first: bool) -> str:
+    wide = " class=wide" if first or len(sheets) > 3 else ""
+    strips = "".join(_strip(row, name, sheet) for name, sheet in sheets.items())
+    caption = f"<span>{escape(row.caption)}</span>" if row.caption else ""
+    return (
+        f'<figure{wide} data-frames="{row.num_frames}" data-fps="{row.fps:g}" '
+        f'data-context="{row.num_context}" style="--panels:{len(sheets)}">'
+        f"<figcaption><b>{escape(row.name)}</b>{caption}</figcaption>"
+        f'<div class="panels"></div><details open><summary>All frames</summary>{strips}</details>'
+        "</figure>"
+    )
+
+
+def _strip(row: VideoRow, name: str, sheet: Sheet) -> str:
+    dreamt = name.lower().startswith("dreamt")
+    told = f", {row.num_context} given, then dreamt" if dreamt and row.num_context else ""
+    description = f"{row.name}, {name}: {row.num_frames} frames{told}. {row.caption}".strip()
+    return (
+        f'<div class="strip"><span>{escape(name)}</span><img src="{sheet.data_uri}" '
+        f'alt="{escape(description)}" data-name="{escape(name)}" data-columns="{sheet.columns}" '
+        f'data-width="{sheet.width}" data-height="{sheet.height}"'
+        f"{' data-dreamt' if dreamt else ''}></div>"
+    )
+
+
+def _horizons(metrics: Mapping[str, Any]) -> str:
+    """A chart per metric that has more than one step, its numbers folded below."""
+    charts = []
+    for name, entry in metrics.items():
+        steps = entry.get("per_horizon")
+        if steps is None or all(x is None for curve in steps.values() for x in curve):
+            continue
+        label = label_of(name)
+        factor = 100 if label.is_share else 1
+        order = ["model", *(key for key in steps if key != "model")]
+        lines = {
+            words(key): [
+                (float(i), None if y is None else factor * y) for i, y in enumerate(steps[key], 1)
+            ]
+            for key in order
+        }
+        unit = "%" if label.is_share else label.unit
+        chart = line_chart(
+            f"{label.title} of the model and its baselines at each predicted frame",
+            lines,
+            x_label="predicted frame",
+            y_label=f"{label.title} ({unit})" if unit else label.title,
+            whole_steps=True,
+        )
+        charts.append(
+            f"<figure><figcaption><b>{escape(label.title)}</b><span>{escape(label.meaning)}</span>"
+            f"</figcaption>{chart}<details><summary>Values</summary>{horizon_table(name, entry)}"
+            "</details></figure>"
+        )
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _curve_charts(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Curves of one family ("loss/train", "loss/held out") in one chart."""
+    families: dict[str, dict[str, Sequence[tuple[float, float]]]] = {}
+    for name, points in curves.items():
+        family, _, member = name.partition("/")
+        families.setdefault(family, {})[words(member or family)] = points
+    charts = []
+    for family, members in families.items():
+        chart = line_chart(
+            f"{words(family)} over training steps", members, x_label="step", y_label=words(family)
+        )
+        charts.append(
+            f"<figure><figcaption><b>{escape(words(family).capitalize())}</b></figcaption>{chart}"
+            "</figure>"
+        )
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
