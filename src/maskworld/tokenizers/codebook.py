@@ -291,7 +291,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def _bound(self, z: Tensor, margin: float = 1e-3) -> Tensor:
         """Into the range whose rounding gives exactly `levels` integers, 0 -> 0 (their Eq. 1)."""
-        half = (self.levels - 1) * (1 - margin) / 2
+        half = (self.levels - 1) * (1 + margin) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset
 
