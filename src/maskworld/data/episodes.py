@@ -43,19 +43,17 @@ class ArrayEpisode:
     """An episode whose frames are in memory."""
 
     frames: UInt8[np.ndarray, "v t c h w"]
-    fps: float = 10.0
+    fps: float | int = 10.0
     caption: str = ""
     actions: Float[np.ndarray, "t a"] | None = None
     labels: UInt8[np.ndarray, "v t h w"] | None = None
     segments: Sequence[tuple[int, int]] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    num_frames: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.num_frames = self.frames.shape[1]
         self.segments = self.segments or [(0, self.num_frames)]
-
-    @property
-    def num_frames(self) -> int:
-        return self.frames.shape[1]
 
     def read(self, indices: Sequence[int]) -> UInt8[np.ndarray, "v n c h w"]:
         return self.frames[:, list(indices)]

@@ -105,6 +105,7 @@ class LeRobotEpisode:
 
     def __init__(self, source: LeRobotSource, row: Mapping[str, Any]) -> None:
         self._source, self._row = source, row
+        self._actions: np.ndarray | None = None
         self.index = int(row["episode_index"])
         self.num_frames = int(row["length"])
         self.fps = source.fps
@@ -115,11 +116,20 @@ class LeRobotEpisode:
 
     @property
     def actions(self) -> Float[np.ndarray, "t a"] | None:
-        """Row t is the step into frame t.
+        """Row t is the step into frame t; read from the file when first asked for.
 
         LeRobot's own row t is the step *from* frame t: unless the dataset says otherwise (ours
         do), rows are moved by one, and the first row, which nobody recorded, repeats the second.
         """
+        if self._actions is None:
+            self._actions = self._read_actions()
+        return self._actions
+
+    @actions.setter
+    def actions(self, values: Float[np.ndarray, "t a"] | None) -> None:
+        self._actions = values
+
+    def _read_actions(self) -> np.ndarray | None:
         feature = self._source.features.get("action")
         if feature is None:
             return None

@@ -124,8 +124,9 @@ def encode_png(image: UInt8[np.ndarray, "h w *c"]) -> bytes:
     return data.tobytes()
 
 
-def decode_image(data: bytes, is_label: bool, where: str) -> np.ndarray:
-    """PNG or JPEG bytes to RGB `h w 3`, or to labels `h w`. `where` names the cell in errors."""
+def decode_image(data: Any, is_label: bool, where: str) -> np.ndarray:
+    """PNG or JPEG bytes, or a buffer of them, to RGB `h w 3` or labels `h w`; `where` they are
+    is named in errors."""
     import cv2
 
     flag = cv2.IMREAD_UNCHANGED if is_label else cv2.IMREAD_COLOR_RGB

@@ -22,7 +22,7 @@ class DatasetState:
     """Where a finished dataset stands, for the writer to go on from."""
 
     features: dict[str, dict[str, Any]]
-    fps: float
+    fps: float | int
     num_episodes: int
     num_frames: int
     tasks: dict[str, int]
@@ -42,7 +42,7 @@ class DatasetState:
             and name not in schema.INDEX_FEATURES
         }
 
-    def differing_keys(self, features: dict[str, dict[str, Any]], fps: float) -> list[str]:
+    def differing_keys(self, features: dict[str, dict[str, Any]], fps: float | int) -> list[str]:
         """What keeps episodes of these features out of the dataset."""
         keys = sorted(self.features.keys() | features.keys())
         found = [k for k in keys if self.features.get(k) != features.get(k)]

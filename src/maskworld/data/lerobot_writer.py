@@ -60,7 +60,7 @@ class LeRobotWriter:
         self,
         root: Path | str,
         *,
-        fps: float,
+        fps: float | int,
         size: tuple[int, int],
         views: Sequence[str] = ("front",),
         action_names: Sequence[str] | None = None,
@@ -69,8 +69,8 @@ class LeRobotWriter:
         robot_type: str | None = None,
         append: bool = False,
         overwrite: bool = False,
-        data_file_mb: float = schema.DATA_FILE_MB,
-        video_file_mb: float = schema.VIDEO_FILE_MB,
+        data_file_mb: float | int = schema.DATA_FILE_MB,
+        video_file_mb: float | int = schema.VIDEO_FILE_MB,
     ) -> None:
         if not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"Expected fps above 0, got {fps}.")

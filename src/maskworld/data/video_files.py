@@ -96,7 +96,9 @@ class VideoReader:
             raise ValueError(f"{self.path} has {count} frames, asked for frame {wrong[0]}.")
         return self._read_pts([self.index.pts[i] for i in indices])
 
-    def read_times(self, times: Sequence[float], tolerance: float) -> UInt8[np.ndarray, "n h w 3"]:
+    def read_times(
+        self, times: Sequence[float | int], tolerance: float | int
+    ) -> UInt8[np.ndarray, "n h w 3"]:
         """The frames nearest to `times`, in seconds from the first frame.
 
         Raises:
@@ -256,7 +258,13 @@ class VideoEncoder:
     """
 
     def __init__(
-        self, path: Path | str, *, fps: float, size: tuple[int, int], codec: str, **options: str
+        self,
+        path: Path | str,
+        *,
+        fps: float | int,
+        size: tuple[int, int],
+        codec: str,
+        **options: str,
     ) -> None:
         import av
 
@@ -305,7 +313,7 @@ class VideoEncoder:
         self._container.close()
 
 
-def write_video(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> None:
+def write_video(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: float | int) -> None:
     """Writes an mp4 that browsers play (h264, yuv420p; odd sizes get one row or column more)."""
     if frames.shape[0] == 0 or min(frames.shape[1:3]) == 0:
         raise ValueError(f"Expected at least one frame with pixels, found shape {frames.shape}.")

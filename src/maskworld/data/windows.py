@@ -110,7 +110,7 @@ def full_ranges(source: Source) -> Ranges:
 
 def split_by_episode(
     source: Source,
-    held_out: float,
+    held_out: float | int,
     *,
     seed: int = 0,
     group: Callable[[Episode], Hashable] | None = None,
@@ -141,7 +141,7 @@ def split_by_episode(
     return train, {i: r for i, r in whole.items() if keys[i] in chosen}
 
 
-def split_by_time(source: Source, held_out: float = 0.25) -> tuple[Ranges, Ranges]:
+def split_by_time(source: Source, held_out: float | int = 0.25) -> tuple[Ranges, Ranges]:
     """Ranges to train on and to hold out: the last part of every episode; windows made from
     them never cross the cut."""
     _check_part(held_out)
@@ -154,6 +154,6 @@ def split_by_time(source: Source, held_out: float = 0.25) -> tuple[Ranges, Range
     return train, held
 
 
-def _check_part(held_out: float) -> None:
+def _check_part(held_out: float | int) -> None:
     if not 0.0 < held_out < 1.0:
         raise ValueError(f"Expected the part to hold out within (0, 1), got {held_out}.")
