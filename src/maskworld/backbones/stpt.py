@@ -83,9 +83,10 @@ class STPTConfig:
 class PromptEmbedding:
     """The multimodal prompt E_M of Eq. 4, stored once instead of once per frame."""
 
-    text: Float[Tensor, "b k d"]
-    """Text tokens, the same for every frame; at least the learned null token."""
-    text_mask: Bool[Tensor, "b k"]
+    text: Float[Tensor, "n k d"]
+    """Text tokens, the same for every frame; at least the learned null token. n is b, or b t for
+    image sets where every image has its own text."""
+    text_mask: Bool[Tensor, "n k"]
     """True = a real token that may be attended to."""
     actions: Float[Tensor, "b t d"]
     """One token per frame, a learned null token where there is no action."""
