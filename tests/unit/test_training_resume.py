@@ -133,14 +133,14 @@ def test_training_leaves_the_callers_global_random_state_alone(tmp_path):
 
 def test_a_run_is_not_started_over_without_being_asked(tmp_path):
     run(tmp_path)
-    with pytest.raises(ValueError, match="at step 13.*--resume"):
+    with pytest.raises(ValueError, match=r"at step 13.*--resume"):
         run(tmp_path)
 
 
 def test_a_different_run_is_refused_even_on_resume(tmp_path):
     run(tmp_path, config={"dim": 6})
     for changes in ({"seed": 1}, {"config": {"dim": 7}}, {"stages": STAGES[:1]}):
-        with pytest.raises(ValueError, match="different run.*choose another folder"):
+        with pytest.raises(ValueError, match=r"different run.*choose another folder"):
             run(tmp_path, **{"config": {"dim": 6}, "resume": True, **changes})
 
 

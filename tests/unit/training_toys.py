@@ -19,18 +19,21 @@ from maskworld.types import Batch, LossOutput
 
 class ToySystem(nn.Module):
     """Regression with dropout (global RNG), noise (the generator), a buffer and two stages:
-    "encoder" trains the encoder, "all" trains everything."""
+    "encoder" trains the encoder, "all" trains everything. `spare` trains but is never used, as
+    temporal layers are in a batch of images."""
 
     def __init__(self, dropout: float = 0.1, noise: float = 0.1, dim: int = 6) -> None:
         super().__init__()
         init = torch.Generator().manual_seed(3)
         self.encoder = nn.Sequential(nn.Linear(4, dim), nn.Tanh(), nn.Dropout(dropout))
         self.head = nn.Linear(dim, 1)
+        self.spare = nn.Parameter(torch.ones(2))
         self.noise = noise
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
         self.num_seen: Tensor
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=init) * 0.3
+        self.spare.data.fill_(1.0)
 
     def training_loss(self, batch: Batch, stage: str, generator: torch.Generator) -> LossOutput:
         x = batch.frames.flatten(1)[:, :4].to(self.head.weight.dtype) / 255
@@ -44,7 +47,7 @@ class ToySystem(nn.Module):
         if stage == "encoder":
             return [{"params": list(self.encoder.parameters())}]
         return [
-            {"params": list(self.encoder.parameters())},
+            {"params": [*self.encoder.parameters(), self.spare]},
             {"params": list(self.head.parameters()), "lr": 0.02, "weight_decay": 0.0},
         ]
 

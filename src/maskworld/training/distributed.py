@@ -6,10 +6,10 @@ with the joint batch. FSDP2 has its place in `parallel_loss` (ADR 0003 says what
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,19 +74,20 @@ def choose_device(device: str, processes: Processes) -> torch.device:
     return chosen
 
 
-@contextmanager
-def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
-    """A gloo (CPU) or NCCL (GPU) group inside the block; nothing for a single process.
+def start_process_group(processes: Processes, device: torch.device) -> None:
+    """Joins a gloo (CPU) or NCCL (GPU) group, left at exit; nothing for a single process.
 
-    A group that the caller has made is used and left alone.
+    Once per process: a second group over the same `torchrun` store waits for ever on the keys of
+    the first, so later runs (a tokenizer, then a system) share it.
     """
     if processes.num_processes == 1 or dist.is_initialized():
-        yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
+    atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -110,18 +111,24 @@ class LossModule(nn.Module):
         return loss.total, loss.terms
 
 
-def parallel_loss(system: nn.Module, processes: Processes, strategy: Strategy) -> nn.Module:
-    """The system's loss, with gradients averaged over the processes where there are several.
-
-    Call it anew for every stage, after freezing: DDP looks at what trains once.
+def check_strategy(strategy: Strategy) -> None:
+    """Checks that a strategy can be used.
 
     Raises:
-        ValueError: a strategy that is not there yet.
+        ValueError: "fsdp2", which has its place in `parallel_loss` and is not there yet.
     """
     if strategy != "ddp":
         raise ValueError(
             f"Expected strategy 'ddp', found {strategy!r}: fsdp2 is not yet available, use ddp."
         )
+
+
+def parallel_loss(system: nn.Module, processes: Processes, strategy: Strategy) -> nn.Module:
+    """The system's loss, with gradients averaged over the processes where there are several.
+
+    Call it anew for every stage, after freezing: DDP looks at what trains once.
+    """
+    check_strategy(strategy)
     loss = LossModule(system)
     if processes.num_processes == 1:
         return loss

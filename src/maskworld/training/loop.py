@@ -24,10 +24,11 @@ from maskworld.training.checkpoint import (
 from maskworld.training.config import Stage, Strategy, check_stages
 from maskworld.training.distributed import (
     Processes,
+    check_strategy,
     choose_device,
     gather_blobs,
-    process_group,
     processes_from_environment,
+    start_process_group,
     sum_over_processes,
 )
 from maskworld.training.interrupt import StopSignals, TrainingInterrupted
@@ -93,13 +94,14 @@ def train(
     """
     check_stages(stages)
     check_tracker(tracker)
+    check_strategy(strategy)
     if keep_checkpoints < 1:
         raise ValueError(f"Expected keep_checkpoints of at least 1, found {keep_checkpoints}.")
     processes = processes_from_environment()
     chosen = choose_device(device, processes)
     cuda = [chosen.index] if chosen.type == "cuda" else []
+    start_process_group(processes, chosen)
     with (
-        process_group(processes, chosen),
         torch.random.fork_rng(devices=cuda),
         StopSignals() as signals,
     ):
