@@ -429,7 +429,7 @@ def task_mask(
     task: Task,
     shape: tuple[int, int, int, int],
     generator: torch.Generator,
-    region: Bool[Tensor, "b t gh gw"] | None = None,
+    region: Bool[Tensor, "#b #t gh gw"] | None = None,
     keep: float = 0.25,
 ) -> Bool[Tensor, "b t gh gw"]:
     """What is hidden at the start of a task (section 3.1).
