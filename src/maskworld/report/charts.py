@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-Points = Sequence[tuple[float, float | None]]
-Place = Callable[[float, float], tuple[float, float]]
+Number = int | float
+Points = Sequence[tuple[Number, Number | None]]
+Place = Callable[[Number, Number], tuple[float, float]]
 """Data coordinates to those of the picture."""
 
 WIDTH, HEIGHT = 520, 270
@@ -27,13 +28,14 @@ def line_chart(
     y_label: str,
     whole_steps: bool = False,
 ) -> str:
-    """An SVG with one line per curve, labelled at its end. The first curve is the emphasised one.
+    """An SVG with one line per curve, labelled at its end (a single curve may be called "").
+    The first curve is the emphasised one.
 
     Args:
         description: read out instead of the picture.
         curves: name -> points (x, y); y None leaves a gap.
         x_label: under the axis.
-        y_label: above the axis.
+        y_label: above the axis, e.g. its unit.
         whole_steps: mark every point and put ticks at the points' x only.
 
     Raises:
@@ -48,7 +50,7 @@ def line_chart(
     low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
     x_low, x_high = min(xs), max(xs)
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def place(x: Number, y: Number) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
         up = (y - low) / (high - low)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
@@ -75,7 +77,7 @@ def line_chart(
     )
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+def nice_ticks(low: Number, high: Number, count: int = 5) -> list[float]:
     """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) that enclose the range."""
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
@@ -87,12 +89,12 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _thinned(points: Points) -> list[tuple[float, float | None]]:
+def _thinned(points: Points) -> list[tuple[Number, Number | None]]:
     """Means of equal bins once a curve has more than MAX_POINTS points."""
     if len(points) <= MAX_POINTS:
         return list(points)
     size = math.ceil(len(points) / MAX_POINTS)
-    thinned: list[tuple[float, float | None]] = []
+    thinned: list[tuple[Number, Number | None]] = []
     for start in range(0, len(points), size):
         part = [(x, y) for x, y in points[start : start + size] if y is not None]
         if part:
@@ -101,14 +103,14 @@ def _thinned(points: Points) -> list[tuple[float, float | None]]:
     return thinned
 
 
-def tick_text(value: float) -> str:
+def tick_text(value: Number) -> str:
     """A tick's number without needless digits; thousands as k."""
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:g}".replace("-", "−")
 
 
-def _text(kind: str, x: float, y: float, content: str, anchor: str = "start") -> str:
+def _text(kind: str, x: Number, y: Number, content: str, anchor: str = "start") -> str:
     return (
         f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
         f"{escape(content)}</text>"
@@ -116,7 +118,7 @@ def _text(kind: str, x: float, y: float, content: str, anchor: str = "start") ->
 
 
 def _axes(
-    place: Place, x_ticks: Sequence[float], y_ticks: Sequence[float], low: float
+    place: Place, x_ticks: Sequence[Number], y_ticks: Sequence[Number], low: Number
 ) -> list[str]:
     parts = []
     for y in y_ticks:
@@ -135,7 +137,7 @@ def _axes(
 def _labels(x_label: str, y_label: str) -> list[str]:
     return [
         _text("axis", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label, "middle"),
-        _text("axis", 0, 12, y_label),
+        _text("axis", LEFT - 8, 12, y_label, "end"),
     ]
 
 
@@ -170,4 +172,5 @@ def _end_labels(ends: Sequence[tuple[float, str, int]]) -> list[str]:
     return [
         _text(f"name c{index % NUM_COLOURS}", WIDTH - RIGHT + 9, y + 4, name)
         for y, (_, name, index) in zip(heights, ordered)
+        if name
     ]

@@ -34,7 +34,7 @@ class VideoRow:
     caption: str = ""
     num_context: int = 0
     """Frames that the model was given."""
-    fps: float = 5.0
+    fps: int | float = 5.0
     section: str = "Dreams"
     """Rows of one section stand together and share a player."""
 

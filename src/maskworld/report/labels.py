@@ -16,11 +16,11 @@ class Label:
     is_share: bool = False
     """Written in per cent."""
 
-    def format(self, value: float | None, unit: bool = True) -> str:
+    def format(self, value: int | float | None, unit: bool = True) -> str:
         """The value as a reader wants it, e.g. "22.51 dB" or "94.0 %"."""
         if value is None:
             return "–"
-        suffix = " %" if self.is_share else f" {self.unit}" if self.unit else ""
+        suffix = "\u00a0%" if self.is_share else f"\u00a0{self.unit}" if self.unit else ""
         number = f"{100 * value if self.is_share else value:.{self.digits}f}"
         if float(number) == 0:
             number = number.lstrip("-")
@@ -29,6 +29,7 @@ class Label:
 
 _LABELS = {
     "psnr": Label("PSNR", "mean over frames, pixels against the real future", "dB"),
+    "loss": Label("Loss", unit="nats"),
     "ssim": Label("SSIM", "structural similarity to the real future", digits=3),
     "token_accuracy": Label("Token accuracy", "all future tokens", digits=1, is_share=True),
     "changed_token_accuracy": Label(
@@ -51,7 +52,7 @@ _FAMILIES = {
     "steering": Label("Steering", "far field moves the way of the turn", digits=1, is_share=True),
     "own_future": Label(
         "Own future",
-        "dream nearer to its own real future than to the other; 50 % = chance",
+        "dream nearer to its own real future than to the other; 50\u00a0% = chance",
         digits=1,
         is_share=True,
     ),

@@ -11,7 +11,7 @@ from typing import Any
 
 from maskworld.data.storage import write_text
 from maskworld.evaluation.results import check_results
-from maskworld.report.charts import line_chart
+from maskworld.report.charts import Number, line_chart
 from maskworld.report.frames import Sheet, VideoRow, encode_rows
 from maskworld.report.labels import label_of, words
 from maskworld.report.tables import (
@@ -42,7 +42,7 @@ def write_report(
     title: str,
     results: Mapping[str, Any],
     videos: Sequence[VideoRow] = (),
-    curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    curves: Mapping[str, Sequence[tuple[Number, Number]]] | None = None,
     notes: Sequence[str] = (),
     summary: str = "",
     max_video_bytes: int = MAX_VIDEO_BYTES,
@@ -82,7 +82,7 @@ def render_report(
     title: str,
     results: Mapping[str, Any],
     videos: Sequence[VideoRow],
-    curves: Mapping[str, Sequence[tuple[float, float]]],
+    curves: Mapping[str, Sequence[tuple[Number, Number]]],
     notes: Sequence[str],
     summary: str,
     max_video_bytes: int,
@@ -141,11 +141,11 @@ def _highlights(metrics: Mapping[str, Any]) -> str:
         best = best_baseline(entry)
         against = ""
         if best is not None:
-            against = f"{escape(words(best[0]))} {label.format(best[1], unit=False)}"
+            against = f"against {label.format(best[1], unit=False)}, {escape(words(best[0]))}"
         tiles.append(
             f'<div class="tile"><dt>{escape(label.title)}</dt>'
             f'<dd class="{verdict(entry)}"><b>{label.format(entry["model"])}</b>'
-            f"<span>{low} – {high}</span><span>{against}</span></dd></div>"
+            f"<span>{against}</span><span>95 % interval {low} – {high}</span></dd></div>"
         )
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
 
@@ -210,7 +210,7 @@ def _horizons(metrics: Mapping[str, Any]) -> str:
             f"{label.title} of the model and its baselines at each predicted frame",
             lines,
             x_label="predicted frame",
-            y_label=f"{label.title} ({unit})" if unit else label.title,
+            y_label=unit,
             whole_steps=True,
         )
         charts.append(
@@ -221,19 +221,22 @@ def _horizons(metrics: Mapping[str, Any]) -> str:
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
-def _curve_charts(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def _curve_charts(curves: Mapping[str, Sequence[tuple[Number, Number]]]) -> str:
     """Curves of one family ("loss/train", "loss/held out") in one chart."""
-    families: dict[str, dict[str, Sequence[tuple[float, float]]]] = {}
+    families: dict[str, dict[str, Sequence[tuple[Number, Number]]]] = {}
     for name, points in curves.items():
         family, _, member = name.partition("/")
         families.setdefault(family, {})[words(member or family)] = points
     charts = []
     for family, members in families.items():
+        label = label_of(family)
         chart = line_chart(
-            f"{words(family)} over training steps", members, x_label="step", y_label=words(family)
+            f"{label.title} over training steps: {', '.join(members)}",
+            members if len(members) > 1 else {"": next(iter(members.values()))},
+            x_label="training step",
+            y_label="" if label.is_share else label.unit,
         )
         charts.append(
-            f"<figure><figcaption><b>{escape(words(family).capitalize())}</b></figcaption>{chart}"
-            "</figure>"
+            f"<figure><figcaption><b>{escape(label.title)}</b></figcaption>{chart}</figure>"
         )
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""

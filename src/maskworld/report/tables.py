@@ -24,7 +24,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def best_baseline(entry: Mapping[str, Any]) -> tuple[str, float] | None:
+def best_baseline(entry: Mapping[str, Any]) -> tuple[str, int | float] | None:
     """The strongest baseline of a metric and its value; ceilings and variants are none."""
     names = [key for key in baseline_names(entry) if not is_reference(key)]
     if not names:
@@ -127,7 +127,7 @@ def _picture(label: Label, entry: Mapping[str, Any]) -> str:
     if end <= start:
         return ""
 
-    def place(value: float) -> float:
+    def place(value: int | float) -> float:
         return MARGIN + (value - start) / (end - start) * (SPAN - 2 * MARGIN)
 
     ticks = "".join(
