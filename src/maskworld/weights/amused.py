@@ -138,6 +138,12 @@ def _read_config(path: Path) -> PretrainedVQConfig:
                 f"Expected vq_embed_dim equal to latent_channels in {path}, found "
                 f"{raw['vq_embed_dim']} and {raw['latent_channels']}: this is another VQ."
             )
+        kinds = {*raw["down_block_types"], *raw["up_block_types"]}
+        if kinds != {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
+            raise ValueError(
+                f"Expected only DownEncoderBlock2D and UpDecoderBlock2D in {path}, found "
+                f"{sorted(kinds)}: this is another VQ."
+            )
         return PretrainedVQConfig(
             channels=raw["in_channels"],
             widths=tuple(raw["block_out_channels"]),
