@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from maskworld import __version__
 from maskworld.data.storage import write_json
 from maskworld.training.checkpoint import list_checkpoints
 from maskworld.training.config import Stage
@@ -29,7 +29,7 @@ def describe_run(
         ValueError: `recipe` is not made of JSON values.
     """
     document = {
-        "version": _version(),
+        "version": __version__,
         "torch": torch.__version__,
         "system": system,
         "seed": seed,
@@ -112,10 +112,3 @@ def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
         return [(prefix, value)]
     joined = [(f"{prefix}.{key}" if prefix else key, item) for key, item in pairs]
     return [leaf for name, item in joined for leaf in _flatten(item, name)]
-
-
-def _version() -> str:
-    try:
-        return version("maskworld")
-    except PackageNotFoundError:
-        return "unknown"
