@@ -17,7 +17,7 @@ import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from maskworld.data.sources.row_filter import RowFilter
-from maskworld.data.sources.tar_shards import TarShardStream, cover
+from maskworld.data.sources.tar_shards import TarShardStream
 from maskworld.data.video_files import write_video
 from maskworld.types import Clip
 
@@ -230,10 +230,3 @@ def test_missing_and_empty_shards_say_so(tmp_path: Path) -> None:
     make_shard(tmp_path / "a.tar", {})
     with pytest.raises(ValueError, match="hold no sample"):
         list(stream(tmp_path))
-
-
-def test_cover_keeps_the_aspect_and_crops_the_middle() -> None:
-    image = np.zeros((1, 20, 60, 3), dtype=np.uint8)
-    image[:, :, 20:40] = 255
-    assert (cover(image, (20, 20)) == 255).all()
-    assert cover(image, (7, 50)).shape == (1, 7, 50, 3)

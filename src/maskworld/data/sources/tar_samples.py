@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from maskworld.data.lerobot_schema import decode_image
 from maskworld.data.video_files import VideoReader
 
 VIDEO_KEYS = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "gif")
@@ -34,6 +35,10 @@ class TarSample:
     @property
     def is_image(self) -> bool:
         return self.suffix in IMAGE_KEYS
+
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """RGB pixels. Raises ValueError naming shard and key."""
+        return decode_image(self.data, False, self.where)
 
     @property
     def where(self) -> str:
@@ -67,17 +72,6 @@ def parse_sample(files: Mapping[str, Any]) -> TarSample:
         text = next((str(row[k]) for k in CAPTION_KEYS if row.get(k)), "")
     data = files[suffixes[0]]
     return TarSample(key, shard, suffixes[0], data, " ".join(text.split()), row)
-
-
-def decode_image(sample: TarSample) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB. Raises ValueError naming shard and key."""
-    import cv2
-
-    data = np.frombuffer(sample.data, dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
-    if image is None:
-        raise ValueError(f"{sample.where}: the image ({sample.suffix}) cannot be decoded.")
-    return image
 
 
 class SampleVideo:

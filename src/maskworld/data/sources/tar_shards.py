@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from maskworld.data.sources.row_filter import RowFilter
-from maskworld.data.sources.tar_samples import SampleVideo, TarSample, decode_image, parse_sample
+from maskworld.data.sources.tar_samples import SampleVideo, TarSample, parse_sample
+from maskworld.data.transforms import ResizeCrop, Transform, apply_transforms
 from maskworld.types import Clip
 
 Ordinal = int
@@ -39,7 +42,8 @@ class TarShardStream(IterableDataset[Clip]):
     Args:
         shards: paths or URLs, a folder of .tar files, or a pattern such as "web-{000..099}.tar".
         num_frames: frames of a video clip.
-        size: height and width; frames are scaled to cover it, and cropped in the middle.
+        size: height and width that frames are resized and cropped to.
+        transforms: applied after that, to each video and to each image by itself.
         frame_stride: video frames per frame of the clip.
         images_per_clip: 16 in WorldDreamer, section 4.2.
         row_filter: which rows to leave out by their scores.
@@ -59,6 +63,7 @@ class TarShardStream(IterableDataset[Clip]):
         *,
         num_frames: int,
         size: tuple[int, int],
+        transforms: Sequence[Transform] = (),
         frame_stride: int = 1,
         images_per_clip: int = 16,
         row_filter: RowFilter | None = None,
@@ -80,7 +85,8 @@ class TarShardStream(IterableDataset[Clip]):
                 raise ValueError(f"Expected {name} of at least 1, got {value}.")
         self.shards = find_shards(shards)
         self.name = Path(self.shards[0]).stem
-        self.num_frames, self.frame_stride, self.size = num_frames, frame_stride, size
+        self.num_frames, self.frame_stride = num_frames, frame_stride
+        self.transforms: list[Transform] = [ResizeCrop(size), *transforms]
         self.images_per_clip, self.row_filter = images_per_clip, row_filter or RowFilter()
         self.shuffle_buffer, self.seed, self.num_epochs = shuffle_buffer, seed, num_epochs
         self.on_error = on_error
@@ -88,7 +94,7 @@ class TarShardStream(IterableDataset[Clip]):
         self.counts: Counter[str] = Counter()
         """By reason: clips, kept, unscored, watermark, nsfw, too_short, bad."""
         self._epoch, self._consumed = 0, 0
-        self._pending: dict[Ordinal, tuple[np.ndarray, str]] = {}
+        self._pending: dict[Ordinal, Clip] = {}
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,66 +206,55 @@ class TarShardStream(IterableDataset[Clip]):
             self.counts[verdict] += 1
         if not self.row_filter.keeps(verdict):
             return None
+        # Drawn for this sample alone, so that skipping others changes nothing.
+        rng = np.random.default_rng([self.seed, self._epoch, zlib.crc32(sample.where.encode())])
         try:
             if not sample.is_image:
-                return self._video_clip(sample, ordinal)
-            self._pending[ordinal] = (
-                cover(decode_image(sample)[None], self.size)[0],
-                sample.caption,
-            )
+                return self._video_clip(sample, rng)
+            self._pending[ordinal] = self._image(sample, rng)
         except ValueError:
             self._bad()
             return None
-        return self._image_clip(sample) if len(self._pending) == self.images_per_clip else None
+        return self._image_clip() if len(self._pending) == self.images_per_clip else None
 
-    def _video_clip(self, sample: TarSample, ordinal: Ordinal) -> Clip | None:
+    def _video_clip(self, sample: TarSample, rng: np.random.Generator) -> Clip | None:
         span = (self.num_frames - 1) * self.frame_stride + 1
         with SampleVideo(sample) as video:
             if video.num_frames < span:
                 self.counts["too_short"] += 1
                 return None
-            # Drawn for this sample alone, so that skipping others changes nothing.
-            rng = np.random.default_rng(
-                [self.seed, self._epoch, ordinal, zlib.crc32(sample.key.encode())]
-            )
             start = int(rng.integers(video.num_frames - span + 1))
             images = video.read(list(range(start, start + span, self.frame_stride)))
             fps = video.fps / self.frame_stride
-        frames = rearrange(cover(images, self.size), "t h w c -> 1 t c h w")
-        return Clip(
-            frames=torch.from_numpy(np.ascontiguousarray(frames)),
+        clip = Clip(
+            frames=_as_frames(images),
             caption=sample.caption,
             fps=fps,
             source=self.name,
             start=start,
         )
+        return apply_transforms(clip, self.transforms, seed=int(rng.integers(2**62)))
 
-    def _image_clip(self, sample: TarSample) -> Clip:
-        images = np.stack([image for image, _ in self._pending.values()])
-        captions = [caption for _, caption in self._pending.values()]
-        self._pending = {}
-        frames = rearrange(images, "t h w c -> 1 t c h w")
-        return Clip(
-            frames=torch.from_numpy(np.ascontiguousarray(frames)),
-            caption="\n".join(captions),
+    def _image(self, sample: TarSample, rng: np.random.Generator) -> Clip:
+        clip = Clip(
+            frames=_as_frames(sample.image()[None]),
+            caption=sample.caption,
             is_image=True,
             source=self.name,
         )
+        return apply_transforms(clip, self.transforms, seed=int(rng.integers(2**62)))
+
+    def _image_clip(self) -> Clip:
+        images, self._pending = list(self._pending.values()), {}
+        return replace(
+            images[0],
+            frames=torch.cat([i.frames for i in images if i.frames is not None], dim=1),
+            caption="\n".join(image.caption for image in images),
+        )
 
 
-def cover(
-    images: UInt8[np.ndarray, "n h w 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "n a b 3"]:
-    """Scales images until they cover `size`, and crops the middle."""
-    import cv2
-
-    height, width = images.shape[1:3]
-    scale = max(size[0] / height, size[1] / width)
-    scaled = (max(size[1], round(width * scale)), max(size[0], round(height * scale)))
-    top, left = (scaled[1] - size[0]) // 2, (scaled[0] - size[1]) // 2
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    covered = [cv2.resize(image, scaled, interpolation=method) for image in images]
-    return np.stack([c[top : top + size[0], left : left + size[1]] for c in covered])
+def _as_frames(images: UInt8[np.ndarray, "t h w 3"]) -> UInt8[Tensor, "1 t 3 h w"]:
+    return torch.from_numpy(np.ascontiguousarray(rearrange(images, "t h w c -> 1 t c h w")))
 
 
 def find_shards(shards: Path | str | Sequence[Path | str]) -> list[str]:
