@@ -159,6 +159,16 @@ def test_box_is_one_rectangle_through_all_frames() -> None:
     assert hidden[:, 0].double().mean(dim=0).min() > 0.3, "boxes reach every cell"
 
 
+def test_box_area_is_the_drawn_ratio_whatever_its_aspect() -> None:
+    hidden = box_mask((500, 1, 100, 160), seeded())
+    area = hidden[:, 0].flatten(1).double().mean(dim=1)
+    ratio = sample_ratio(500, seeded())  # the first thing that box_mask draws
+    large = ratio > 0.1  # of smaller boxes the rounding shows
+    assert (area - ratio).abs()[large].max() < 0.02
+    aspect = hidden[:, 0].any(dim=2).sum(1) / hidden[:, 0].any(dim=1).sum(1)
+    assert aspect.std() > 0.05
+
+
 @pytest.mark.parametrize("name", sorted(PATTERNS))
 @pytest.mark.parametrize("shape", [(40, 1, 3, 5), (40, 2, 3, 5), (40, 3, 1, 1), (1, 4, 2, 3)])
 def test_every_pattern_hides_something_in_every_sample_of_any_shape(
