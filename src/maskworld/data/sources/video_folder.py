@@ -181,15 +181,12 @@ class VideoEpisode:
         self.num_frames, self.fps, self.size = file.num_frames, file.fps, file.size
         self.caption = file.caption
         self.segments: Sequence[tuple[int, int]] = [(0, file.num_frames)]
+        self.actions: Float[np.ndarray, "t a"] | None = file.actions
         self.attributes = {"file": file.path.name}
 
     @property
     def path(self) -> Path:
         return self._file.path
-
-    @property
-    def actions(self) -> Float[np.ndarray, "t a"] | None:
-        return self._file.actions
 
     def read(self, indices: Sequence[int]) -> UInt8[np.ndarray, "1 n c h w"]:
         """RGB frames; the one view comes first."""
