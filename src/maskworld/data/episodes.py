@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 if TYPE_CHECKING:
+    from maskworld.interfaces import ClipStream as ClipStream
     from maskworld.interfaces import Episode as Episode
     from maskworld.interfaces import Source as Source
 else:  # the type checker proves the protocols; at run time they would read files to be checked
-    Episode = Source = Any
+    ClipStream = Episode = Source = Any
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
