@@ -36,7 +36,7 @@ class StyleJudge:
     def fit(cls, train: Batch, held_out: Batch, styles: tuple[str, ...]) -> StyleJudge:
         """Fits on the training clips whose caption names a style."""
         features, labels = _labelled(train, styles)
-        classifier = StyleClassifier.fit(features, labels, styles)
+        classifier = StyleClassifier.fit(features, labels)
         features, labels = _labelled(held_out, styles)
         predicted = classifier.predict(features)
         right = sum(p == q for p, q in zip(predicted, labels, strict=True))

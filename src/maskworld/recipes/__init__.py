@@ -1,0 +1,49 @@
+"""One readable file per system and scale. The only place where all names meet."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from maskworld.recipes.recipe import Recipe
+
+SYSTEMS = ("worlddreamer",)
+
+
+def recipe_names() -> list[str]:
+    """Every recipe, without importing any."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in modules if name.startswith(SYSTEMS))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe called `name`, e.g. "worlddreamer-tiny".
+
+    Raises:
+        ValueError: no such recipe; names the nearest.
+    """
+    names = recipe_names()
+    if name not in names:
+        raise ValueError(f"Expected a recipe of {', '.join(names)}, found {name!r}.{near(name)}")
+    recipe: Recipe = importlib.import_module(
+        f"maskworld.recipes.{name.replace('-', '_')}"
+    ).RECIPE
+    return recipe
+
+
+def near(name: str) -> str:
+    """" Did you mean ...?" for an unknown recipe, or nothing."""
+    matches = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def system_types() -> dict[str, type[nn.Module]]:
+    """Every system by the name in its released config."""
+    from maskworld.systems.worlddreamer import WorldDreamer
+
+    return {WorldDreamer.name: WorldDreamer}

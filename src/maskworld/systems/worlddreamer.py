@@ -46,11 +46,16 @@ from maskworld.conditioning.text import (
 from maskworld.guidance import drop_conditions, extrapolate
 from maskworld.masking import MaskMixture, num_hidden, random_positions
 from maskworld.nn.pixels import to_uint8, to_unit
+from maskworld.nn.release import ReleaseMixin
+from maskworld.objectives.adversarial import AdversarialConfig, AdversarialLoss
 from maskworld.objectives.masked_cross_entropy import masked_cross_entropy
+from maskworld.objectives.vq import TokenizerObjective, TokenizerObjectiveConfig
 from maskworld.samplers.parallel import Decoded, ParallelDecoding, decode_parallel
 from maskworld.samplers.rollout import roll_out
 from maskworld.tokenizers.patch import PatchTokenizer, PatchTokenizerConfig
+from maskworld.tokenizers.pretrained import PretrainedVQ, PretrainedVQConfig
 from maskworld.tokenizers.token_grid import TokenGrid, TokenGridConfig
+from maskworld.tokenizers.vq import VQTokenizer, VQTokenizerConfig
 from maskworld.types import Batch, LossOutput, Prompt
 
 Task = Literal[
@@ -61,6 +66,8 @@ Task = Literal[
     "stylization",
     "interpolation",
 ]
+TokenizerConfig = PatchTokenizerConfig | VQTokenizerConfig | PretrainedVQConfig | TokenGridConfig
+Tokenizer = PatchTokenizer | VQTokenizer | PretrainedVQ | TokenGrid
 TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]
 
 
@@ -72,10 +79,13 @@ class WorldDreamerConfig:
     """Everything that shapes the model. The paper's value beside each field; [?] = not given."""
 
     backbone: STPTConfig = field(default_factory=STPTConfig)
-    tokenizer: PatchTokenizerConfig | TokenGridConfig = field(
-        default_factory=lambda: TokenGridConfig(vocab_size=8192)
-    )
-    """A frozen VQGAN, 16x, 8192 codes."""
+    tokenizer: TokenizerConfig = field(default_factory=PretrainedVQConfig)
+    """A frozen VQGAN, 16x, 8192 codes; aMUSEd's is the likely one."""
+    tokenizer_loss: TokenizerObjectiveConfig = field(default_factory=TokenizerObjectiveConfig)
+    """Weights of the terms that train our own tokenizer. Perceptual weights are the user's:
+    `system.tokenizer_objective.perceptual = load_perceptual(...)`."""
+    adversarial: AdversarialConfig | None = None
+    """A discriminator for the tokenizer; None = no adversarial term."""
     text: SmallTextConfig | T5TextConfig | None = field(default_factory=T5TextConfig)
     """T5, size [?]; None = no text."""
     action_dim: int = 2
@@ -116,7 +126,7 @@ class Dream:
     """Decoded from expected code embeddings: blurry, best in squared error."""
 
 
-class WorldDreamer(nn.Module):
+class WorldDreamer(nn.Module, ReleaseMixin):
     """The system: tokenizer, prompt encoders, STPT."""
 
     name = "worlddreamer"
@@ -125,7 +135,11 @@ class WorldDreamer(nn.Module):
         super().__init__()
         self.config = config
         dim = config.backbone.dim
-        self.tokenizer = build_tokenizer(config.tokenizer)
+        self.tokenizer: Tokenizer = build_tokenizer(config.tokenizer)
+        self.tokenizer_objective = TokenizerObjective(
+            config.tokenizer_loss,
+            adversarial=AdversarialLoss(config.adversarial) if config.adversarial else None,
+        )
         self.backbone = STPT(config.backbone)
         self.text_encoder: SmallTextEncoder | T5TextEncoder | None = None
         if isinstance(config.text, SmallTextConfig):
@@ -253,10 +267,11 @@ class WorldDreamer(nn.Module):
     def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
         """The tokenizer in its own stage; everything else in the others. No decay on vectors."""
         if stage == "tokenizer":
-            groups: list[dict[str, Any]] = self.tokenizer.parameter_groups()
-            return groups
+            return self.tokenizer.parameter_groups() + self.tokenizer_objective.parameter_groups()
         named = [
-            (name, p) for name, p in self.named_parameters() if not name.startswith("tokenizer.")
+            (name, p)
+            for name, p in self.named_parameters()
+            if not name.startswith(("tokenizer.", "tokenizer_objective."))
         ]
         return [
             {"params": [p for _, p in named if p.ndim >= 2]},
@@ -267,8 +282,7 @@ class WorldDreamer(nn.Module):
         if batch.frames is None:
             raise ValueError("Expected frames to train the tokenizer on, found a batch of tokens.")
         frames = to_unit(rearrange(batch.frames, "b v t c h w -> (b v t) c h w"))
-        loss: LossOutput = self.tokenizer.reconstruction_loss(frames, generator)
-        return loss
+        return self.tokenizer.reconstruction_loss(frames, generator, self.tokenizer_objective)
 
     def _flat_tokens(self, batch: Batch) -> Int[Tensor, "b t gh gw"]:
         tokens = batch.tokens
@@ -418,10 +432,14 @@ class WorldDreamer(nn.Module):
         return to_uint8(rearrange(drawn, "(b t) c h w -> b 1 t c h w", b=len(tokens)))
 
 
-def build_tokenizer(config: PatchTokenizerConfig | TokenGridConfig) -> Any:
+def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """The tokenizer that a config describes."""
     if isinstance(config, TokenGridConfig):
         return TokenGrid(config)
+    if isinstance(config, VQTokenizerConfig):
+        return VQTokenizer(config)
+    if isinstance(config, PretrainedVQConfig):
+        return PretrainedVQ(config)
     return PatchTokenizer(config)
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from maskworld.tokenizers.frames import PixelObjective
+from maskworld.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,19 @@ class TokenGrid(nn.Module):
     ) -> Float[Tensor, "n c h w"]:
         """Always raises ValueError."""
         return self.decode(probabilities.argmax(dim=-1))
+
+    def reconstruction_loss(
+        self,
+        frames: Float[Tensor, "n c h w"],
+        generator: torch.Generator,
+        objective: PixelObjective | None = None,
+    ) -> LossOutput:
+        """Always raises ValueError."""
+        raise ValueError(
+            f"Expected a tokenizer to train, found the fixed codes {self.config.name!r}: leave the "
+            "tokenizer stage out."
+        )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Nothing to train."""
+        return []

@@ -1,0 +1,172 @@
+"""Opens what a user names by a path: a released model, or data of any kind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from maskworld.data.dataset import IMAGE_SUFFIXES, ClipDataset, ImageDataset, ImageFolderSource
+from maskworld.data.lerobot import LeRobotSource
+from maskworld.data.sources.tar_shards import TarShardStream, find_shards
+from maskworld.data.sources.tokens import TokenSource
+from maskworld.data.sources.video_folder import SUFFIXES as VIDEO_SUFFIXES
+from maskworld.data.sources.video_folder import VideoFolderSource
+from maskworld.data.storage import write_json
+from maskworld.data.transforms import ResizeCrop
+from maskworld.data.windows import ClipIndex
+from maskworld.recipes import system_types
+from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.worlddreamer import WorldDreamer
+from maskworld.weights import hub
+
+DECODING_FILE = "generation_config.json"
+"""Beside config.json and model.safetensors: how the model is sampled unless the user says."""
+
+Source = LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource
+Dataset = ClipDataset | ImageDataset | TarShardStream
+
+
+# --------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class Release:
+    """A trained model, ready to use."""
+
+    system: WorldDreamer
+    """In eval mode, on the CPU."""
+    decoding: ParallelDecoding
+
+
+def load_system(path_or_hub_id: Path | str, *, device: str = "cpu") -> nn.Module:
+    """A trained system in eval mode: from a folder, or from the Hugging Face Hub.
+
+    Raises:
+        ValueError: nothing there, a damaged file, or a system that is not known.
+    """
+    types: Any = system_types()
+    system: Any = hub.load_release(path_or_hub_id, types, device=device)
+    return system
+
+
+def load_release(path_or_hub_id: Path | str) -> Release:
+    """A trained system and how it is sampled.
+
+    Raises:
+        ValueError: as `load_system`, or a damaged generation_config.json.
+    """
+    system: Any = load_system(path_or_hub_id)
+    path = Path(path_or_hub_id) / DECODING_FILE
+    if not path.is_file():  # releases of the Hub have none
+        return Release(system, ParallelDecoding())
+    try:
+        return Release(system, ParallelDecoding(**json.loads(path.read_text(encoding="utf-8"))))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"Expected the decoding settings of the model in {path}, found others ({error}): "
+            "copy the model again, or remove the file to decode with the defaults."
+        ) from error
+
+
+def save_release(system: Any, folder: Path, decoding: ParallelDecoding) -> None:
+    """Writes config.json, model.safetensors and generation_config.json."""
+    write_json(folder / DECODING_FILE, asdict(decoding))
+    system.save_pretrained(folder)
+
+
+# ----------------------------------------------------------------------------------------- data
+
+
+def open_source(path: Path | str) -> Source | list[str]:
+    """The data at `path`, by what it holds: a LeRobot dataset, a video or a folder of videos, a
+    folder of images, a .npy array of tokens or a folder of them; for tar shards their names.
+
+    Raises:
+        ValueError: nothing there, or nothing of these.
+    """
+    text, path = str(path), Path(path)
+    if text.endswith(".tar") or "://" in text or "{" in text:
+        return find_shards(text)
+    if path.is_file():
+        if path.suffix in (".npy", ".npz"):
+            return TokenSource(path)
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            return VideoFolderSource(path)
+        raise ValueError(
+            f"Expected a video ({', '.join(VIDEO_SUFFIXES)}), an array of tokens (.npy, .npz) or "
+            f"tar shards (.tar), found the file {path}."
+        )
+    if not path.is_dir():
+        raise ValueError(f"Expected data at {path}, found nothing: check the path.")
+    if (path / "meta" / "info.json").is_file():
+        return LeRobotSource(path)
+    suffixes = {p.suffix.lower() for p in path.rglob("*") if p.is_file()}
+    if suffixes & set(VIDEO_SUFFIXES):  # first: .npy files beside videos are their actions
+        return VideoFolderSource(path)
+    if ".tar" in suffixes:
+        return find_shards(path)
+    if suffixes & set(IMAGE_SUFFIXES):
+        return ImageFolderSource(path)
+    if suffixes & {".npy", ".npz"}:
+        return TokenSource(path)
+    raise ValueError(
+        f"Expected a LeRobot dataset, videos, images, .npy tokens or .tar shards in the folder "
+        f"{path}, found {f'files of {sorted(suffixes)}' if suffixes else 'an empty folder'}."
+    )
+
+
+def stride_to(fps: float, source: Source) -> int:
+    """Frames of `source` per frame at about `fps` frames per second, at least 1."""
+    return max(1, round(source.episode(0).fps / fps))
+
+
+def open_dataset(
+    source: Source | list[str],
+    num_frames: int,
+    size: tuple[int, int],
+    fps: float,
+    *,
+    frame_stride: int | None = None,
+    clip_stride: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+) -> Dataset:
+    """Clips of `num_frames` frames (of as many independent images) of one source.
+
+    Args:
+        size: height and width; larger frames are cut to this shape and scaled.
+        fps: frames per second that the clips come near to, unless `frame_stride` says.
+        clip_stride: source frames between the starts of two clips.
+        rank, world_size: this process among those that share tar shards.
+
+    Raises:
+        ValueError: no clip fits, or tokens on another grid than `size`.
+    """
+    if isinstance(source, list):
+        return TarShardStream(
+            source,
+            num_frames=num_frames,
+            size=size,
+            frame_stride=frame_stride or 1,
+            images_per_clip=num_frames,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    if isinstance(source, ImageFolderSource):
+        return ImageDataset(source, num_frames, [ResizeCrop(size)])
+    stride = frame_stride or stride_to(fps, source)
+    episodes: Any = source
+    index = ClipIndex(episodes, num_frames, stride, clip_stride)
+    if isinstance(source, TokenSource):
+        if source.grid != size:
+            raise ValueError(
+                f"Expected tokens on a grid of {size}, found {source.grid} in {source.path}."
+            )
+        return ClipDataset(episodes, index)
+    return ClipDataset(episodes, index, [ResizeCrop(size)])

@@ -1,0 +1,46 @@
+"""What a recipe holds: a system's config, its training stages, its data, and how it is sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.worlddreamer import WorldDreamerConfig
+from maskworld.training.config import Stage
+
+
+@dataclass(frozen=True)
+class DriveData:
+    """What is collected in the driving world when the user brings no data."""
+
+    num_worlds: int = 96
+    """Training worlds; a world is one road network with one traffic."""
+    clips_per_world: int = 16
+    num_held_out_worlds: int = 24
+    """Worlds of the evaluation: no clip of theirs is ever trained on."""
+    held_out_clips_per_world: int = 9
+    num_pairs: int = 100
+    """Counterfactual pairs from the held-out worlds."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete, readable experiment."""
+
+    name: str
+    summary: str
+    """One line for `maskworld recipes`."""
+    hardware: str
+    system: WorldDreamerConfig
+    stages: tuple[Stage, ...]
+    decoding: ParallelDecoding = field(default_factory=ParallelDecoding)
+    drive: DriveData = field(default_factory=DriveData)
+    num_context: int = 1
+    """Given frames when the future is predicted."""
+    frame_stride: int = 1
+    """Source frames per frame of a window."""
+    clip_stride: int = 1
+    """Source frames between the starts of two windows."""
+    was_run: bool = True
+    """False: the paper's numbers, complete, "not run by us"."""
