@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_toys import STAGES, ToySystem, kill_at, one_stage, run
 
+from maskworld.data.dataset import MemoryDataset
+from maskworld.data.loader import make_loader
 from maskworld.nn.weights_io import read_safetensors
 from maskworld.training.checkpoint import list_checkpoints, unpack
+from maskworld.training.config import Stage
 from maskworld.training.interrupt import TrainingInterrupted
+from maskworld.training.loop import train
+from maskworld.training.stage_run import BatchIterator
+from maskworld.types import Batch, Clip
 
 
 def assert_same_checkpoint(a: Path, b: Path) -> None:
@@ -25,7 +32,7 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
             assert torch.equal(left[key], right[key]), (name, key)
     left, right = (unpack(f / "process-00000.safetensors") for f in (a, b))
     assert left["loader"] == right["loader"]
-    for key in left["random"]:
+    for key in ("generator", "global"):
         assert torch.equal(left["random"][key], right["random"][key]), key
 
 
@@ -122,6 +129,62 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_half_written(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_two_ctrl_c_stop_at_once_without_a_checkpoint(tmp_path):
+    def at(stage: str, position: int) -> None:
+        if position == 4:
+            for _ in range(2):
+                kill_at("encoder", 4, signal.SIGINT)(stage, position)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run(tmp_path, at=at)
+    assert not isinstance(stopped.value, TrainingInterrupted)
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_resume_is_bit_for_bit_with_the_clip_loader(tmp_path, num_workers):
+    frames = torch.arange(40, dtype=torch.uint8).reshape(10, 1, 1, 1, 2, 2) * 6
+    clips = MemoryDataset([Clip(frames=clip) for clip in frames])
+
+    def trained(folder: str, stop_at: int) -> ToySystem:
+        system, resume, left = ToySystem(), False, [stop_at] if stop_at else []
+
+        def batches(stage: Stage) -> BatchIterator:
+            loader = make_loader([clips], batch_size=4, num_workers=num_workers)
+            return Interrupted(loader, left)
+
+        for _ in range(2):
+            try:
+                options = {"seed": 0, "device": "cpu", "show_progress": False, "resume": resume}
+                train(system, stages, batches, tmp_path / folder, **options)
+            except TrainingInterrupted:
+                system, resume = ToySystem(), True
+            else:
+                return system
+        raise AssertionError("stopped twice")
+
+    stages = one_stage(num_steps=9, accumulate=2, save_every=0)
+    straight, resumed = trained("straight", 0), trained("stopped", 7)
+    for a, b in zip(straight.state_dict().values(), resumed.state_dict().values()):
+        assert torch.equal(a, b)
+
+
+class Interrupted:
+    """A loader; the process gets a SIGTERM when `left[0]` more batches have been given."""
+
+    def __init__(self, loader: Any, left: list[int]) -> None:
+        self.loader, self.left = loader, left
+        self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
+
+    def __next__(self) -> Batch:
+        if self.left:
+            self.left[0] -= 1
+            if not self.left[0]:
+                self.left.clear()
+                signal.raise_signal(signal.SIGTERM)
+        return next(self.loader)
 
 
 def test_training_leaves_the_callers_global_random_state_alone(tmp_path):

@@ -56,17 +56,25 @@ class ToySystem(nn.Module):
 
 
 class ToyBatches:
-    """Endless random batches; `at(n)` is called before batch n (0-based) is given."""
+    """Endless random batches; `at(n)` is called before batch n (0-based) is given.
+
+    Like torch's DataLoader it draws from the global RNG when it starts, so once more in a resumed
+    run than in a straight one.
+    """
 
     def __init__(
         self, batch_size: int, part: slice = slice(None), at: Callable[[int], None] | None = None
     ) -> None:
         self.batch_size, self.part, self.at = batch_size, part, at
         self.position = 0
+        self.is_started = False
 
     def __next__(self) -> Batch:
         if self.at is not None:
             self.at(self.position)
+        if not self.is_started:
+            torch.rand(1)
+            self.is_started = True
         draw = torch.Generator().manual_seed(100 + self.position)
         shape = (self.batch_size, 1, 1, 1, 2, 2)
         frames = torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)

@@ -120,6 +120,9 @@ class StageRun:
             warnings.warn("precision bf16 has no effect on a CPU, training in fp32", stacklevel=4)
         names = {id(p): name for name, p in system.named_parameters()}
         self._groups = _named_groups(system, stage, names)
+        with random.for_loader():
+            self.batches = batches(stage)
+        self.loader_state: Any = None
         self.parameters = {n: p for group in self._groups for n, p in group["params"]}
         self._frozen = [
             p
@@ -144,9 +147,6 @@ class StageRun:
         self.ema = WeightAverage(self.parameters, stage.ema_decay) if stage.ema_decay else None
         self._compiled = _compile_networks(system) if stage.compile else []
         self.loss = parallel_loss(system, processes, strategy)
-        with random.for_loader():
-            self.batches = batches(stage)
-        self.loader_state: Any = None
 
     def set_modes(self) -> None:
         """Train mode where something trains, eval mode elsewhere."""
