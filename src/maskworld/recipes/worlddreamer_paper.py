@@ -17,7 +17,7 @@ from maskworld.masking import MaskMixture
 from maskworld.recipes.recipe import Recipe
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamerConfig
-from maskworld.tokenizers.token_grid import TokenGridConfig
+from maskworld.tokenizers.pretrained import PretrainedVQConfig
 from maskworld.training.config import Stage
 
 RECIPE = Recipe(
@@ -26,7 +26,7 @@ RECIPE = Recipe(
     hardware="a GPU cluster",
     system=WorldDreamerConfig(
         backbone=STPTConfig(),  # every default is the paper's or aMUSEd's
-        tokenizer=TokenGridConfig(vocab_size=8192),
+        tokenizer=PretrainedVQConfig(),  # f16, 8192 codes; --tokenizer-weights names the file
         text=T5TextConfig(),
         masks=MaskMixture(tube=1.0),  # section 3.3
         num_frames=24,  # section 4.2; 16 in pre-training
