@@ -179,7 +179,7 @@ def collect_clips(
         clips_per_world, num_frames, size, fps, tuple(styles), num_cameras, num_steps, seed
     )
     clips: list[Clip] = []
-    for part in _map_worlds(_clips_of_world, [(world, plan) for world in worlds], num_workers):
+    for part in map_worlds(_clips_of_world, [(world, plan) for world in worlds], num_workers):
         clips += part
     return clips
 
@@ -219,7 +219,7 @@ def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _map_worlds(function, jobs: list, num_workers: int) -> Iterator:
+def map_worlds(function, jobs: list, num_workers: int) -> Iterator:
     """Results in the order of the jobs."""
     if num_workers <= 1 or len(jobs) <= 1:
         yield from map(function, jobs)

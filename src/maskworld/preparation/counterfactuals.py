@@ -1,0 +1,73 @@
+"""Counterfactual pairs: one start, a left and a right turn, and a real picture of both futures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from maskworld.preparation.collect import ClipPlan, Drive, film, map_worlds, record_world
+from maskworld.types import Clip
+from maskworld.worlds.drive import caption, counterfactual_actions, rollout_poses
+
+
+def collect_pairs(
+    worlds: Sequence[int],
+    num_pairs: int,
+    *,
+    num_frames: int,
+    size: tuple[int, int],
+    fps: float,
+    seed: int = 0,
+    num_workers: int = 1,
+) -> tuple[list[Clip], list[Clip]]:
+    """`num_pairs` left turns and their right twins, spread evenly over `worlds`.
+
+    Both clips of a pair share the first frame, style, traffic and speeds. Depends on the seeds
+    alone, not on the number of workers.
+    """
+    share = -(-num_pairs // len(worlds))
+    plan = ClipPlan(clips_per_world=share, num_frames=num_frames, size=size, fps=fps, seed=seed)
+    left: list[Clip] = []
+    right: list[Clip] = []
+    for pairs in map_worlds(_pairs_of_world, [(world, plan) for world in worlds], num_workers):
+        left += [pair[0] for pair in pairs]
+        right += [pair[1] for pair in pairs]
+    return left[:num_pairs], right[:num_pairs]
+
+
+def _pairs_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
+    world, plan = job
+    scene = record_world(world, num_steps=plan.num_steps)
+    rng = np.random.default_rng([plan.seed, world, 13])
+    stride = round(scene.fps / plan.fps)
+    last = scene.num_steps - 1 - (plan.num_frames - 1) * stride
+    pairs = []
+    for _ in range(plan.clips_per_world):
+        start = int(rng.integers(stride, last + 1))
+        style, style_seed = str(rng.choice(plan.styles)), int(rng.integers(2**31))
+        sides = []
+        for actions in counterfactual_actions(scene, start, plan.num_frames, fps=plan.fps):
+            poses = rollout_poses(scene.poses[start], actions[1:], plan.fps)
+            frames, labels = film(
+                scene,
+                Drive(poses, actions, start, stride),
+                style=style,
+                style_seed=style_seed,
+                size=plan.size,
+            )
+            sides.append(
+                Clip(
+                    frames=torch.from_numpy(frames),
+                    labels=torch.from_numpy(labels),
+                    actions=torch.from_numpy(actions.astype(np.float32)),
+                    caption=caption(scene, poses, start, style, fps=plan.fps),
+                    fps=plan.fps,
+                    source=f"drive/{scene.scenario}",
+                    episode=world,
+                    start=start,
+                )
+            )
+        pairs.append((sides[0], sides[1]))
+    return pairs
