@@ -3,8 +3,16 @@ import re
 
 import pytest
 
-from maskworld.report.charts import HEIGHT, LABEL_GAP, MAX_POINTS, WIDTH, line_chart, nice_ticks
-from maskworld.report.labels import Label, is_reference, label_of
+from maskworld.report.charts import (
+    BAND,
+    HEIGHT,
+    LABEL_GAP,
+    MAX_POINTS,
+    WIDTH,
+    line_chart,
+    nice_ticks,
+)
+from maskworld.report.labels import Label, is_rival, is_variant, label_of
 
 
 def draw(curves, **kwargs) -> str:
@@ -89,6 +97,18 @@ def test_unknown_metrics_are_called_by_their_key():
 
 
 def test_ceilings_and_variants_are_no_baselines_to_beat():
-    assert is_reference("tokenizer")
-    assert is_reference("model_one_pass")
-    assert not is_reference("copy_last")
+    assert is_rival("copy_last")
+    assert not is_rival("reconstruction")
+    assert not is_rival("best_trivial")
+    assert not is_rival("model_argmax")
+    assert is_variant("model_argmax")
+
+
+def test_the_band_lies_under_the_curves_without_a_name_and_the_first_curve_on_top():
+    svg = draw(
+        {"model": [(0, 1.0), (1, 2.0)], "copy": [(0, 1.0), (1, 1.5)], "top": [(0, 1.0), (1, 1.5)]},
+        looks={"top": BAND},
+    )
+    assert re.findall(r'class="line (\w+)"', svg) == [BAND, "c1", "c0"]
+    assert ">copy</text>" in svg
+    assert ">top</text>" not in svg

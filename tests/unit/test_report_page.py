@@ -162,7 +162,7 @@ def test_the_verdict_is_against_the_best_baseline_and_never_a_ceiling(tmp_path):
 
 def test_the_best_baseline_of_the_table_is_marked(tmp_path):
     html = page(tmp_path)
-    assert '<span class="baseline best"><span>mean image</span> 21.40</span>' in html
+    assert '<span class="baseline strongest"><span>mean image</span> 21.40</span>' in html
     assert '<span class="baseline"><span>tokenizer</span> 25.50</span>' in html
 
 

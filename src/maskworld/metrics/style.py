@@ -87,7 +87,11 @@ class StyleClassifier:
         bias = torch.zeros(len(names), dtype=x.dtype, device=x.device)
         parameters = [weight.requires_grad_(), bias.requires_grad_()]
         optimizer = torch.optim.LBFGS(
-            parameters, max_iter=num_steps, line_search_fn="strong_wolfe", tolerance_grad=1e-6
+            parameters,
+            max_iter=num_steps,
+            history_size=10,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=1e-5,
         )
 
         def closure() -> Tensor:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 Number = int | float
 Points = Sequence[tuple[Number, Number | None]]
-Place = Callable[[Number, Number], tuple[float, float]]
-"""Data coordinates to those of the picture."""
 
 WIDTH, HEIGHT = 520, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 112, 30, 40
+LEFT, TOP, BOTTOM = 46, 30, 40
+LETTER = 6.8
+"""Width of a letter of a name, about."""
 MAX_POINTS = 240
 """Longer curves are drawn as means of equal bins."""
 LABEL_GAP = 15
 NUM_COLOURS = 6
 """Classes c0 to c5 of the style sheet; c0 is the emphasised one."""
+BAND = "best"
+"""Class of a wide pale line under the others, without a name."""
 
 
 def line_chart(
@@ -27,9 +30,9 @@ def line_chart(
     x_label: str,
     y_label: str,
     whole_steps: bool = False,
+    looks: Mapping[str, str] | None = None,
 ) -> str:
     """An SVG with one line per curve, labelled at its end (a single curve may be called "").
-    The first curve is the emphasised one.
 
     Args:
         description: read out instead of the picture.
@@ -37,44 +40,61 @@ def line_chart(
         x_label: under the axis.
         y_label: above the axis, e.g. its unit.
         whole_steps: mark every point and put ticks at the points' x only.
+        looks: name -> classes of the style sheet, "c0" to "c5" and "dashed", or BAND; by default
+            c0 (the emphasised one), c1, ...
 
     Raises:
         ValueError: no finite point in any curve.
     """
+    look = {name: f"c{i % NUM_COLOURS}" for i, name in enumerate(curves)} | dict(looks or {})
     drawn = {name: _thinned(points) for name, points in curves.items()}
-    xs = [x for points in drawn.values() for x, y in points if y is not None]
-    ys = [y for points in drawn.values() for _, y in points if y is not None]
-    if not ys or not all(map(math.isfinite, xs + ys)):
-        raise ValueError(f"Expected finite points to draw, found none or NaN in {description!r}.")
-    y_ticks = nice_ticks(min(ys), max(ys))
-    low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
-    x_low, x_high = min(xs), max(xs)
-
-    def place(x: Number, y: Number) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
-        up = (y - low) / (high - low)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
-            HEIGHT - TOP - BOTTOM
-        )
-
-    x_ticks = sorted(set(xs)) if whole_steps else nice_ticks(x_low, x_high)
-    if whole_steps and len(x_ticks) > 12:
-        x_ticks = x_ticks[:: math.ceil(len(x_ticks) / 12)]
-    parts = [*_axes(place, [x for x in x_ticks if x_low <= x <= x_high], y_ticks, low)]
-    parts += _labels(x_label, y_label)
-    ends: list[tuple[float, str, int]] = []
-    for index, (name, points) in reversed(list(enumerate(drawn.items()))):
-        parts += _curve(index, [(place(x, y) if y is not None else None) for x, y in points])
-        if whole_steps:
-            parts += _markers(index, [place(x, y) for x, y in points if y is not None])
-        last = next((y for _, y in reversed(points) if y is not None), None)
-        if last is not None:
-            ends.append((place(x_high, last)[1], name, index))
-    parts += _end_labels(ends)
+    frame = _Frame.around(description, list(drawn.values()), [n for n in drawn if look[n] != BAND])
+    parts = [*_axes(frame, whole_steps), *_labels(frame, x_label, y_label)]
+    # The first curve is drawn last, on top; the band first, under all.
+    order = list(drawn)[::-1]
+    order.sort(key=lambda name: look[name] != BAND)
+    for name in order:
+        places = [None if y is None else (frame.x(x), frame.y(y)) for x, y in drawn[name]]
+        parts.append(_curve(look[name], places))
+        if whole_steps and look[name] != BAND:
+            parts += _markers(look[name], places)
+    parts += _end_labels(frame, drawn, look)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(description)}">{"".join(parts)}</svg>'
     )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The rectangle of the data, and where a value lies in it."""
+
+    right: float
+    xs: Sequence[Number]
+    y_ticks: Sequence[float]
+    low: Number
+    high: Number
+
+    @classmethod
+    def around(cls, description: str, curves: Sequence[Points], names: Sequence[str]) -> _Frame:
+        xs = sorted({x for points in curves for x, y in points if y is not None})
+        ys = [y for points in curves for _, y in points if y is not None]
+        if not ys or not all(map(math.isfinite, [*xs, *ys])):
+            raise ValueError(
+                f"Expected finite points to draw, found none or NaN in {description!r}."
+            )
+        ticks = nice_ticks(min(ys), max(ys))
+        room = max((LETTER * len(name) for name in names), default=0.0)
+        return cls(WIDTH - room - 16, xs, ticks, min(*ticks, *ys), max(*ticks, *ys))
+
+    def x(self, value: Number) -> float:
+        span = self.xs[-1] - self.xs[0]
+        across = (value - self.xs[0]) / span if span else 0.5
+        return LEFT + across * (self.right - LEFT)
+
+    def y(self, value: Number) -> float:
+        up = (value - self.low) / (self.high - self.low)
+        return HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def nice_ticks(low: Number, high: Number, count: int = 5) -> list[float]:
@@ -117,60 +137,66 @@ def _text(kind: str, x: Number, y: Number, content: str, anchor: str = "start") 
     )
 
 
-def _axes(
-    place: Place, x_ticks: Sequence[Number], y_ticks: Sequence[Number], low: Number
-) -> list[str]:
+def _axes(frame: _Frame, whole_steps: bool) -> list[str]:
     parts = []
-    for y in y_ticks:
-        height = place(x_ticks[0], y)[1]
+    for y in frame.y_ticks:
+        height = frame.y(y)
         parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" '
+            f'<line class="grid" x1="{LEFT}" x2="{frame.right:.1f}" y1="{height:.1f}" '
             f'y2="{height:.1f}"/>'
         )
         parts.append(_text("tick", LEFT - 8, height + 4, tick_text(y), "end"))
-    for x in x_ticks:
-        across, base = place(x, low)
-        parts.append(_text("tick", across, base + 17, tick_text(x), "middle"))
+    first, last = frame.xs[0], frame.xs[-1]
+    ticks: Sequence[Number] = [x for x in nice_ticks(first, last) if first <= x <= last]
+    if whole_steps:
+        ticks = frame.xs[:: math.ceil(len(frame.xs) / 12)]
+    for x in ticks:
+        parts.append(_text("tick", frame.x(x), HEIGHT - BOTTOM + 17, tick_text(x), "middle"))
     return parts
 
 
-def _labels(x_label: str, y_label: str) -> list[str]:
+def _labels(frame: _Frame, x_label: str, y_label: str) -> list[str]:
     return [
-        _text("axis", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label, "middle"),
+        _text("axis", (LEFT + frame.right) / 2, HEIGHT - 5, x_label, "middle"),
         _text("axis", LEFT - 8, 12, y_label, "end"),
     ]
 
 
-def _curve(index: int, points: Sequence[tuple[float, float] | None]) -> list[str]:
+def _curve(look: str, places: Sequence[tuple[float, float] | None]) -> str:
     """One path; a None lifts the pen."""
     commands, pen_up = [], True
-    for point in points:
-        if point is not None:
-            commands.append(f"{'M' if pen_up else 'L'}{point[0]:.1f} {point[1]:.1f}")
-        pen_up = point is None
-    return [f'<path class="line c{index % NUM_COLOURS}" d="{" ".join(commands)}"/>']
+    for place in places:
+        if place is not None:
+            commands.append(f"{'M' if pen_up else 'L'}{place[0]:.1f} {place[1]:.1f}")
+        pen_up = place is None
+    return f'<path class="line {look}" d="{" ".join(commands)}"/>'
 
 
-def _markers(index: int, points: Sequence[tuple[float, float]]) -> list[str]:
-    radius = 3.2 if index == 0 else 2.2
+def _markers(look: str, places: Sequence[tuple[float, float] | None]) -> list[str]:
+    radius = 3.2 if look == "c0" else 2.2
     return [
-        f'<circle class="dot c{index % NUM_COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
-        for x, y in points
+        f'<circle class="dot {look}" cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="{radius}"/>'
+        for place in places
+        if place is not None
     ]
 
 
-def _end_labels(ends: Sequence[tuple[float, str, int]]) -> list[str]:
+def _end_labels(frame: _Frame, drawn: Mapping[str, Points], look: Mapping[str, str]) -> list[str]:
     """Names at the curves' right ends, pushed apart so that none covers another."""
-    ordered = sorted(ends)
-    heights = [y for y, _, _ in ordered]
+    ends = []
+    for name, points in drawn.items():
+        last = next((y for _, y in reversed(points) if y is not None), None)
+        if name and last is not None and look[name] != BAND:
+            ends.append((frame.y(last), name))
+    ends.sort()
+    heights = [y for y, _ in ends]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + LABEL_GAP)
-    overflow = max(0.0, heights[-1] - (HEIGHT - BOTTOM + 4)) if heights else 0.0
+    ceiling = HEIGHT - BOTTOM + 4.0
     for i in reversed(range(len(heights))):
-        ceiling = heights[i + 1] - LABEL_GAP if i + 1 < len(heights) else heights[i] - overflow
         heights[i] = min(heights[i], ceiling)
+        ceiling = heights[i] - LABEL_GAP
     return [
-        _text(f"name c{index % NUM_COLOURS}", WIDTH - RIGHT + 9, y + 4, name)
-        for y, (_, name, index) in zip(heights, ordered)
-        if name
+        _text(f"name {look[name]}", frame.right + 9, y + 4, name)
+        for y, (_, name) in zip(heights, ends)
     ]

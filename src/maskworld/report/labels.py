@@ -57,7 +57,9 @@ _FAMILIES = {
         is_share=True,
     ),
     "style": Label("Style", "asked style given, by a classifier of real clips", "", 1, True),
-    "layout": Label("Layout kept", "own source nearer than other clips", "", 1, True),
+    "stylization": Label(
+        "Stylization", "share of other clips that fit worse; 50\u00a0% = unrelated", "", 1, True
+    ),
     "seconds_per_clip": Label("Time per clip", "wall clock on this machine", "s", 3),
     "success": Label("Success", "episodes", "", 1, True),
 }
@@ -66,15 +68,32 @@ NAMES = {"no_world_model": "no world model", "bc": "behaviour cloning"}
 """Baselines whose name is more than its words."""
 
 REFERENCES = frozenset(
-    {"tokenizer", "real", "expert", "oracle", "true_motion", "argmax", "expected", "published"}
+    {
+        "expert",
+        "judge_on_real_clips",
+        "oracle",
+        "perplexity_over_vocabulary",
+        "published",
+        "real",
+        "real_renders",
+        "reconstruction",
+        "tokenizer",
+        "true_motion",
+    }
 )
-"""Values that stand beside the model without being a baseline it must beat: ceilings, real
-renders, and the model itself under another decoding (also any key that begins with "model_")."""
+"""Values beside the model that it need not beat: ceilings, real renders, other people's numbers."""
+BEST_TRIVIAL = "best_trivial"
+"""The curve of the best baseline at each step: no baseline of its own."""
 
 
-def is_reference(key: str) -> bool:
-    """True for a ceiling or a variant of the model, False for a baseline to beat."""
-    return key in REFERENCES or key.startswith("model_")
+def is_variant(key: str) -> bool:
+    """True for the model itself in another way, e.g. `model_argmax`."""
+    return key.startswith("model_")
+
+
+def is_rival(key: str) -> bool:
+    """True for a baseline to beat, False for a ceiling or a variant of the model."""
+    return key not in REFERENCES and key != BEST_TRIVIAL and not is_variant(key)
 
 
 def label_of(metric: str) -> Label:
@@ -84,7 +103,7 @@ def label_of(metric: str) -> Label:
     family, _, member = metric.partition("/")
     if member and family in _FAMILIES:
         known = _FAMILIES[family]
-        title = f"{known.title}, {words(member)}"
+        title = f"{known.title}, {words(member.replace('/', ', '))}"
         return Label(title, known.meaning, known.unit, known.digits, known.is_share)
     return Label(words(metric.replace("/", ", ")).capitalize(), digits=3)
 

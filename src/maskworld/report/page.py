@@ -11,9 +11,9 @@ from typing import Any
 
 from maskworld.data.storage import write_text
 from maskworld.evaluation.results import check_results
-from maskworld.report.charts import Number, line_chart
+from maskworld.report.charts import BAND, NUM_COLOURS, Number, line_chart
 from maskworld.report.frames import Sheet, VideoRow, encode_rows
-from maskworld.report.labels import label_of, words
+from maskworld.report.labels import BEST_TRIVIAL, is_rival, is_variant, label_of, words
 from maskworld.report.tables import (
     best_baseline,
     horizon_table,
@@ -198,27 +198,53 @@ def _horizons(metrics: Mapping[str, Any]) -> str:
             continue
         label = label_of(name)
         factor = 100 if label.is_share else 1
-        order = ["model", *(key for key in steps if key != "model")]
         lines = {
             words(key): [
-                (float(i), None if y is None else factor * y) for i, y in enumerate(steps[key], 1)
+                (i, None if y is None else factor * y) for i, y in enumerate(steps[key], 1)
             ]
-            for key in order
+            for key in ("model", *(key for key in steps if key != "model"))
         }
-        unit = "%" if label.is_share else label.unit
         chart = line_chart(
             f"{label.title} of the model and its baselines at each predicted frame",
             lines,
             x_label="predicted frame",
-            y_label=unit,
+            y_label="%" if label.is_share else label.unit,
             whole_steps=True,
+            looks=_looks(steps),
+        )
+        band = (
+            " Wide band: the best trivial baseline at each step." if BEST_TRIVIAL in steps else ""
         )
         charts.append(
             f"<figure><figcaption><b>{escape(label.title)}</b><span>{escape(label.meaning)}</span>"
             f"</figcaption>{chart}<details><summary>Values</summary>{horizon_table(name, entry)}"
             "</details></figure>"
         )
-    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+    if not charts:
+        return ""
+    banded = any(BEST_TRIVIAL in entry.get("per_horizon", {}) for entry in metrics.values())
+    band = "<p>The grey band is the best trivial baseline at each step.</p>" if banded else ""
+    return f'{band}<div class="charts">{"".join(charts)}</div>'
+
+
+def _looks(curves: Mapping[str, Any]) -> dict[str, str]:
+    """Colours by meaning: the model and its variants in one, baselines each in its own, ceilings in
+    dashed grey, the best trivial baseline as a band."""
+    looks, rivals = {}, 0
+    for key in curves:
+        if key == "model":
+            look = "c0"
+        elif key == BEST_TRIVIAL:
+            look = BAND
+        elif is_variant(key):
+            look = "c0 dashed"
+        elif is_rival(key):
+            look = f"c{1 + rivals % (NUM_COLOURS - 2)}"
+            rivals += 1
+        else:
+            look = f"c{NUM_COLOURS - 1} dashed"
+        looks[words(key)] = look
+    return looks
 
 
 def _curve_charts(curves: Mapping[str, Sequence[tuple[Number, Number]]]) -> str:

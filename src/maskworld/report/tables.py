@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from maskworld.evaluation.results import baseline_names
-from maskworld.report.labels import Label, is_reference, label_of, words
+from maskworld.report.labels import Label, is_rival, label_of, words
 
 SPAN, MARGIN = 150.0, 8.0
 ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
@@ -26,7 +26,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 def best_baseline(entry: Mapping[str, Any]) -> tuple[str, int | float] | None:
     """The strongest baseline of a metric and its value; ceilings and variants are none."""
-    names = [key for key in baseline_names(entry) if not is_reference(key)]
+    names = [key for key in baseline_names(entry) if is_rival(key)]
     if not names:
         return None
     pick = max if entry["better"] == "higher" else min
@@ -99,7 +99,7 @@ def _line(name: str, entry: Mapping[str, Any]) -> str:
         interval = f"{label.format(low, unit=False)} – {label.format(high, unit=False)}"
     best = best_baseline(entry)
     baselines = "".join(
-        f'<span class="baseline{" best" if best and key == best[0] else ""}">'
+        f'<span class="baseline{" strongest" if best and key == best[0] else ""}">'
         f"<span>{escape(words(key))}</span> {label.format(entry[key], unit=False)}</span>"
         for key in baseline_names(entry)
     )
@@ -130,11 +130,14 @@ def _picture(label: Label, entry: Mapping[str, Any]) -> str:
     def place(value: int | float) -> float:
         return MARGIN + (value - start) / (end - start) * (SPAN - 2 * MARGIN)
 
-    ticks = "".join(
-        f'<line class="rival" x1="{place(entry[name]):.1f}" x2="{place(entry[name]):.1f}" y1="4" '
-        f'y2="16"><title>{escape(words(name))} {label.format(entry[name])}</title></line>'
-        for name in names
-    )
+    def tick(name: str) -> str:
+        across, kind = f"{place(entry[name]):.1f}", "rival" if is_rival(name) else "reference"
+        return (
+            f'<line class="{kind}" x1="{across}" x2="{across}" y1="4" y2="16">'
+            f"<title>{escape(words(name))} {label.format(entry[name])}</title></line>"
+        )
+
+    ticks = "".join(map(tick, names))
     return (
         f'<svg viewBox="0 0 {SPAN:.0f} 20" width="{SPAN:.0f}" height="20" aria-hidden="true">'
         f'<line class="base" x1="{MARGIN}" x2="{SPAN - MARGIN}" y1="10" y2="10"/>{ticks}'
