@@ -323,6 +323,17 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         torch.testing.assert_close(one, two)
 
 
+def test_skip_carries_full_resolution_over_the_downsampled_transformer() -> None:
+    model = build(replace(TINY, downsample=True))
+    tokens, hidden = random_tokens((1, 2, 4, 6))
+    model.up.weight.data.zero_()
+    model.up.bias.data.zero_()
+    x = model.embedding_norm(model.embed(tokens, hidden))
+    for block in [*model.down_blocks, *model.up_blocks]:
+        x = block(x.flatten(0, 1)).view_as(x)
+    torch.testing.assert_close(model.features(tokens, hidden, random_prompt(1, 2)), x)
+
+
 @pytest.mark.parametrize("config", VARIANTS)
 def test_gradient_reaches_every_parameter(config: STPTConfig) -> None:
     model = build(config)
