@@ -48,14 +48,14 @@ def test_every_scenario_shows_road_sky_and_green(scenario: str) -> None:
 
 def test_a_left_turn_moves_the_far_field_to_the_right(scene: Scene) -> None:
     before = scene.poses[0]
-    after = before + (0.0, 0.0, 0.1)
+    after = before + np.array((0.0, 0.0, 0.1))
     one, two = (scene.render(p, 0, size=(64, 96))[0][0] for p in (before, after))
     # The rows around the horizon, where distant things are.
     strips = [cv2.cvtColor(v[22:34], cv2.COLOR_RGB2GRAY).astype(np.float32) for v in (one, two)]
-    scores = {
-        shift: float(np.corrcoef(strips[0][:, 12:-12].ravel(), np.roll(strips[1], -shift, 1)[:, 12:-12].ravel())[0, 1])
-        for shift in range(-12, 13)
-    }  # fmt: skip
+    scores = {}
+    for shift in range(-12, 13):
+        moved = np.roll(strips[1], -shift, axis=1)[:, 12:-12]
+        scores[shift] = float(np.corrcoef(strips[0][:, 12:-12].ravel(), moved.ravel())[0, 1])
     # 48 pixels of focal length times 0.1 rad.
     assert max(scores, key=scores.__getitem__) in (4, 5, 6)
 

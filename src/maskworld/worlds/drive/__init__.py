@@ -2,9 +2,9 @@
 
 from maskworld.worlds.drive.cameras import Camera, camera_rig
 from maskworld.worlds.drive.captions import caption
+from maskworld.worlds.drive.classes import CLASSES
 from maskworld.worlds.drive.ego import actions_of, rollout_poses
 from maskworld.worlds.drive.ghosts import counterfactual_actions, ghost_actions
-from maskworld.worlds.drive.render import CLASSES
 from maskworld.worlds.drive.roads import SCENARIOS
 from maskworld.worlds.drive.route import Command
 from maskworld.worlds.drive.scene import Scene, record_scene

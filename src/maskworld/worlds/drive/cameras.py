@@ -8,6 +8,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
+from maskworld.worlds.drive import panorama
+
 VIEWS = ("front", "front_left", "front_right", "back", "back_left", "back_right")
 SUPERSAMPLING = 2
 """Each pixel is the mean of this many samples each way."""
@@ -52,19 +54,20 @@ def camera_rig(num_cameras: int = 1) -> tuple[Camera, ...]:
 
 @dataclass(frozen=True)
 class Rays:
-    """What every sample of a camera sees; shared by all frames. Sample rows go from the top."""
+    """What every sample of a camera sees; shared by all frames. Rows go from the top."""
 
     size: tuple[int, int]
     """Samples, height and width."""
     focal: float
     """In samples."""
     horizon: int
-    """Rows above this one may see the sky, rows from it on see only the ground."""
-    sky_azimuth: Float[np.ndarray, "hs w"]
-    """Counter-clockwise from the ego's heading, unwrapped around the camera's axis."""
-    sky_elevation: Float[np.ndarray, "hs w"]
-    ground: Float[np.ndarray, "hg w 2"]
-    """Where the ground is hit, in the ego frame (x forward, y left)."""
+    """The first row of samples that see only ground."""
+    sky_x: Float[np.ndarray, "hs ws"]
+    """Column in the panorama at heading 0, per pixel, down to the horizon."""
+    sky_y: Float[np.ndarray, "hs ws"]
+    ground_x: Float[np.ndarray, "hg w"]
+    """Where a sample hits the ground, in the ego frame (x forward, y left)."""
+    ground_y: Float[np.ndarray, "hg w"]
     distance: Float[np.ndarray, "hg w"]
     fine_from: int
     """Ground rows from this one on need the fine raster."""
@@ -74,32 +77,44 @@ class Rays:
 def rays(camera: Camera, size: tuple[int, int]) -> Rays:
     """The rays of a camera whose picture has `size` = (height, width) pixels."""
     h, w = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
-    focal = w / 2 / np.tan(camera.fov / 2)
-    right = (np.arange(w) + 0.5 - w / 2) / focal
-    down = (np.arange(h) + 0.5 - h / 2) / focal
-    c, s = np.cos(camera.pitch), np.sin(camera.pitch)
-    # Camera axes in the level frame of the camera: forward, left, up.
-    forward = np.broadcast_to((c + s * down)[:, None], (h, w))
-    up = np.broadcast_to((s - c * down)[:, None], (h, w))
-    left = np.broadcast_to(-right[None], (h, w))
+    focal = w / 2 / float(np.tan(camera.fov / 2))
+    forward, left, up = _directions(camera, (h, w), focal)
     horizon = int(np.searchsorted(-up[:, 0], 1e-3))
-    azimuth = np.arctan2(left[:horizon], forward[:horizon]) + camera.yaw
-    elevation = np.arctan2(up[:horizon], np.hypot(forward[:horizon], left[:horizon]))
     scale = camera.height / -up[horizon:]
     x, y = forward[horizon:] * scale, left[horizon:] * scale
     cy, sy = np.cos(camera.yaw), np.sin(camera.yaw)
-    ground = np.stack([camera.forward + cy * x - sy * y, camera.left + sy * x + cy * y], axis=-1)
-    distance = np.hypot(x, y)
     # A sample row spans about x^2 / (focal * height) metres of ground; the fine raster has 0.2.
     footprint = x[:, w // 2] ** 2 / (focal * camera.height)
-    fine_from = int(np.searchsorted(-footprint, -0.5))
-    return Rays(
-        (h, w),
-        float(focal),
-        horizon,
-        azimuth.astype(np.float32),
-        elevation.astype(np.float32),
-        ground.astype(np.float32),
-        distance.astype(np.float32),
-        fine_from,
+    # The sky needs one ray per pixel, down to the pixel that holds the horizon.
+    rows = -(-horizon // SUPERSAMPLING)
+    sky = _directions(camera, size, focal / SUPERSAMPLING)
+    forward, left, up = (axis[:rows] for axis in sky)
+    azimuth = np.arctan2(left, forward) + camera.yaw
+    elevation = np.arctan2(up, np.hypot(forward, left))
+    sky_y = np.clip(
+        (panorama.TOP - elevation) * panorama.PIXELS_PER_RADIAN, 0, panorama.HEIGHT - 1.01
     )
+    return Rays(
+        size=(h, w),
+        focal=focal,
+        horizon=horizon,
+        sky_x=(azimuth * panorama.PIXELS_PER_RADIAN).astype(np.float32),
+        sky_y=sky_y.astype(np.float32),
+        ground_x=(camera.forward + cy * x - sy * y).astype(np.float32),
+        ground_y=(camera.left + sy * x + cy * y).astype(np.float32),
+        distance=np.hypot(x, y).astype(np.float32),
+        fine_from=int(np.searchsorted(-footprint, -0.5)),
+    )
+
+
+def _directions(
+    camera: Camera, size: tuple[int, int], focal: float
+) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """Rays through a grid of samples as forward, left and up; level, along the camera's yaw."""
+    h, w = size
+    right = (np.arange(w) + 0.5 - w / 2) / focal
+    down = (np.arange(h) + 0.5 - h / 2) / focal
+    c, s = np.cos(camera.pitch), np.sin(camera.pitch)
+    forward = np.broadcast_to((c + s * down)[:, None], (h, w))
+    up = np.broadcast_to((s - c * down)[:, None], (h, w))
+    return forward, np.broadcast_to(-right[None], (h, w)), up

@@ -1,4 +1,4 @@
-"""The ego vehicle: a unicycle at the rear axle whose action (speed, yaw rate) is held for a step."""
+"""The ego: a unicycle at the rear axle whose action (speed, yaw rate) is held for a step."""
 
 from __future__ import annotations
 

@@ -13,6 +13,9 @@ from jaxtyping import Float
 from maskworld.worlds.drive import ego
 from maskworld.worlds.drive.route import SPACING, Route
 
+THIN = 3
+"""Traffic is compared with every third point of the route."""
+
 
 @dataclass(frozen=True)
 class ExpertConfig:
@@ -20,14 +23,17 @@ class ExpertConfig:
 
     max_acceleration: float = 1.6
     comfortable_braking: float = 2.0
-    max_braking: float = 4.5
-    max_jerk: float = 3.0
-    emergency_jerk: float = 10.0
-    """Allowed only while a leader forces harder braking than is comfortable."""
-    max_lateral_acceleration: float = 2.2
+    max_braking: float = 4.0
+    max_jerk: float = 2.5
+    max_braking_jerk: float = 4.0
+    """For braking harder than is comfortable, and for letting go of the brake."""
+    max_lateral_acceleration: float = 2.1
+    max_lateral_jerk: float = 5.0
     max_yaw_acceleration: float = 1.2
     time_gap: float = 1.3
     standstill_gap: float = 3.0
+    stopping_rate: float = 1.5
+    """Close to standstill the braking fades with the speed, at this rate per second."""
     horizon: float = 4.0
     """How far ahead crossing traffic is predicted, seconds."""
 
@@ -42,9 +48,14 @@ class Expert:
         self.yaw_rate = 0.0
         self._index = route.start
 
-    def initial_speed(self) -> float:
-        """A speed to start with: what the route allows there, m/s."""
-        return 0.95 * self._speed_limit(self.route.speed_limit)
+    def initial_speed(
+        self, pose: Float[np.ndarray, " 3"], agents: Float[np.ndarray, "n 6"]
+    ) -> float:
+        """A speed to start with, m/s: what the route and the traffic ahead allow at ease."""
+        speed = 0.95 * self._speed_limit(self.route.speed_limit)
+        while speed > 1.0 and self._longitudinal(pose, speed, agents) < -0.5:
+            speed *= 0.9
+        return speed
 
     def act(
         self,
@@ -60,15 +71,16 @@ class Expert:
         self._index = self.route.nearest(pose[0], pose[1], self._index)
         wanted = self._longitudinal(pose, speed, agents)
         c = self.config
-        # Harder braking than comfort needs may also come on faster.
-        jerk = c.emergency_jerk if wanted < -1.5 * c.comfortable_braking else c.max_jerk
-        change = np.clip(wanted - self.acceleration, -jerk * duration, c.max_jerk * duration)
-        self.acceleration = float(self.acceleration + change)
+        if wanted < 0.0:
+            wanted = max(wanted, -c.stopping_rate * speed - 0.3)
+        hard = min(wanted, self.acceleration) < -c.comfortable_braking
+        jerk = (c.max_braking_jerk if hard else c.max_jerk) * duration
+        self.acceleration += float(np.clip(wanted - self.acceleration, -jerk, jerk))
         next_speed = speed + self.acceleration * duration
         if next_speed <= 0.0:
             next_speed, self.acceleration = 0.0, max(0.0, self.acceleration)
         wanted_yaw = self._pure_pursuit(pose, next_speed)
-        limit = c.max_yaw_acceleration * duration
+        limit = min(c.max_yaw_acceleration, c.max_lateral_jerk / max(next_speed, 1.0)) * duration
         self.yaw_rate += float(np.clip(wanted_yaw - self.yaw_rate, -limit, limit))
         # A standing car does not turn.
         self.yaw_rate = float(np.clip(self.yaw_rate, -0.4 * next_speed, 0.4 * next_speed))
@@ -88,9 +100,18 @@ class Expert:
         wanted_speed = self._speed_limit(speed)
         free = c.max_acceleration * (1.0 - (speed / max(wanted_speed, 0.1)) ** 4)
         acceleration = max(free, -c.comfortable_braking)
-        for gap, leader_speed in self._leaders(pose, speed, agents):
-            closing = speed * (speed - leader_speed) / (
-                2 * np.sqrt(c.max_acceleration * c.comfortable_braking)
+        leaders, stops = self._obstacles(pose, speed, agents)
+        for gap in stops:
+            # Brake evenly to a stop before a crossing path, once that takes some braking. What
+            # can no longer be stopped for is passed.
+            needed = speed**2 / (2 * gap)
+            if 0.6 * c.comfortable_braking < needed < 1.1 * c.max_braking:
+                acceleration = min(acceleration, -needed)
+        for gap, leader_speed in leaders:
+            closing = (
+                speed
+                * (speed - leader_speed)
+                / (2 * np.sqrt(c.max_acceleration * c.comfortable_braking))
             )
             wanted_gap = c.standstill_gap + max(0.0, speed * c.time_gap + closing)
             pull = c.max_acceleration * (wanted_gap / max(gap, 0.5)) ** 2
@@ -110,22 +131,24 @@ class Expert:
         allowed = np.sqrt(in_curve**2 + 2 * 1.2 * np.maximum(distance - 1.0, 0.0))
         return float(min(self.route.speed_limit, allowed.min()))
 
-    def _leaders(
+    def _obstacles(
         self, pose: Float[np.ndarray, " 3"], speed: float, agents: Float[np.ndarray, "n 6"]
-    ) -> list[tuple[float, float]]:
-        """Gaps (m) and speeds (m/s) of everything on the route ahead, now or soon."""
-        leaders = []
+    ) -> tuple[list[tuple[float, float]], list[float]]:
+        """Gap (m) and speed (m/s) of each leader, and the gaps to where others will cross."""
+        leaders: list[tuple[float, float]] = []
+        stops: list[float] = []
         route, c = self.route, self.config
-        reach = slice(self._index, self._index + int(70.0 / SPACING))
-        points, headings = route.points[reach], route.heading[reach]
+        reach = min(70.0, 20.0 + 4.0 * speed)
+        ahead = slice(self._index, self._index + int(reach / SPACING))
+        points, headings = route.points[ahead], route.heading[ahead]
         front = ego.LENGTH - ego.REAR_OVERHANG
-        if route.is_dead_end and len(points) < int(70.0 / SPACING):
+        if route.is_dead_end and len(points) < int(reach / SPACING):
             leaders.append((max(len(points) * SPACING - front, 0.5), 0.0))
-        near = np.hypot(*(agents[:, :2] - pose[:2]).T) < 75.0
+        near = np.hypot(*(agents[:, :2] - pose[:2]).T) < reach + 5.0
         if not near.any() or len(points) == 0:
-            return leaders
+            return leaders, stops
         agents = agents[near]
-        times = np.arange(0.0, c.horizon, 0.4)
+        times = np.arange(0.0, c.horizon, 0.5)
         step = agents[:, 5, None] * times
         # Positions at constant velocity: agents x times.
         where = np.stack(
@@ -136,18 +159,18 @@ class Expert:
             axis=-1,
         )
         distance = np.hypot(
-            where[:, :, None, 0] - points[::2, 0], where[:, :, None, 1] - points[::2, 1]
+            where[:, :, None, 0] - points[::THIN, 0], where[:, :, None, 1] - points[::THIN, 1]
         )  # agents x times x route
         closest = distance.argmin(axis=2)
         lateral = np.take_along_axis(distance, closest[..., None], axis=2)[..., 0]
-        along = closest * (2 * SPACING)
+        along = closest * (THIN * SPACING)
         for i, agent in enumerate(agents):
-            relative = agent[2] - headings[::2][closest[i]]
+            relative = agent[2] - headings[::THIN][closest[i]]
             half_length = agent[3] / 2
             half_width = ego.WIDTH / 2 + agent[4] / 2 + 0.3
             if lateral[i, 0] < half_width and along[i, 0] > 0:
                 along_speed = max(0.0, agent[5] * np.cos(relative[0]))
-                leaders.append((along[i, 0] - half_length - front, along_speed))
+                leaders.append((max(along[i, 0] - half_length - front, 0.5), along_speed))
                 continue
             # Crossing traffic: it will be on our path at about the time when we are.
             extent = half_width + (half_length - agent[4] / 2) * np.abs(np.sin(relative))
@@ -156,5 +179,5 @@ class Expert:
             conflict &= np.abs(np.sin(relative)) > 0.3
             if conflict.any():
                 first = along[i][conflict].min()
-                leaders.append((first - half_length - front - 1.0, 0.0))
-        return [(max(gap, 0.5), leader_speed) for gap, leader_speed in leaders]
+                stops.append(max(first - half_width - front - 1.0, 0.5))
+        return leaders, stops

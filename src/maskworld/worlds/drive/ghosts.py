@@ -66,9 +66,7 @@ def counterfactual_actions(
     return left, right
 
 
-def clearance(
-    scene: Scene, start_step: int, drive: Float[np.ndarray, "n 2"], fps: float
-) -> float:
+def clearance(scene: Scene, start_step: int, drive: Float[np.ndarray, "n 2"], fps: float) -> float:
     """The smallest gap, in metres, from the ego's middle line to anything solid on the way."""
     poses = ego.rollout_poses(scene.poses[start_step], drive, fps)
     stride = scene.fps / fps

@@ -75,7 +75,7 @@ def build_raster(
     for outline in outlines:
         cv2.fillPoly(road, [outline], 255, cv2.LINE_8, SHIFT)
     road = _close(road, resolution, 6.0 if road_map.scenario == "intersection" else 2.0)
-    radius = int(round(VERGE_WIDTH / resolution))
+    radius = round(VERGE_WIDTH / resolution)
     verge = cv2.dilate(road, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
     verge -= road
 
@@ -127,14 +127,10 @@ def _painted_lines(lane: Lane) -> list[Float[np.ndarray, "n 2"]]:
         if kind != LINE_STRIPED:
             lines.append(edge)
             continue
-        station = np.concatenate(
-            [[0.0], np.cumsum(np.linalg.norm(np.diff(edge, axis=0), axis=1))]
-        )
+        station = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(edge, axis=0), axis=1))])
         for begin in np.arange(0.0, station[-1] - DASH / 2, DASH + GAP):
             at = np.linspace(begin, min(begin + DASH, station[-1]), 4)
-            lines.append(
-                np.stack([np.interp(at, station, edge[:, d]) for d in (0, 1)], axis=1)
-            )
+            lines.append(np.stack([np.interp(at, station, edge[:, d]) for d in (0, 1)], axis=1))
     return lines
 
 

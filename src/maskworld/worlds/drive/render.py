@@ -1,7 +1,7 @@
 """From a world to pixels: ground by inverse perspective, solids in painter's order, fog, labels.
 
-All solids are projected at once. Pixels are drawn as polygon numbers, which colours and labels are
-then read from, so the two are aligned by construction.
+All solids are projected at once (`shading`). Colours are drawn at twice the size and averaged,
+labels at the size of the picture from the same polygons and the same ground.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
-from maskworld.worlds.drive import panorama
-from maskworld.worlds.drive.cameras import SUPERSAMPLING, Camera, Rays, rays
-from maskworld.worlds.drive.raster import COARSE, MARKING, ROAD, GroundRaster
-from maskworld.worlds.drive.scenery import Buildings, Trees
-from maskworld.worlds.drive.shading import Solids, Viewpoint, gather_solids, headlight
+from maskworld.worlds.drive import panorama, raster
+from maskworld.worlds.drive.cameras import Camera, Rays, rays
+from maskworld.worlds.drive.classes import GROUND, MARKING, ROAD, SKY, VEGETATION
+from maskworld.worlds.drive.raster import COARSE, GroundRaster
+from maskworld.worlds.drive.scenery import Buildings, Fleet, Trees
+from maskworld.worlds.drive.shading import Polygons, Viewpoint, gather_polygons, headlight
 from maskworld.worlds.drive.weather import Appearance
 
-CLASSES = ("sky", "ground", "road", "marking", "vehicle", "vegetation", "building")
-SKY, GROUND, ROAD_LABEL, MARKING_LABEL, VEHICLE, VEGETATION, BUILDING = range(len(CLASSES))
 SHIFT = 3
-SHADOW_ID = 1
-SHADOW_LIGHT = 0.55
+"""Sub-sample bits of the drawing."""
+LIGHT_SCALE = 1 / 96
+"""Light maps are stored in bytes; 255 is a factor of 2.66."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,8 @@ class Surroundings:
 
 def render_view(
     surroundings: Surroundings,
+    fleet: Fleet,
     agents: Float[np.ndarray, "n 6"],
-    kinds: list[str],
-    colours: Float[np.ndarray, "n 3"],
     strip: UInt8[np.ndarray, "hp wp 4"],
     appearance: Appearance,
     camera: Camera,
@@ -49,46 +48,39 @@ def render_view(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
     """RGB and labels of one camera, `size` = (height, width)."""
     beam = rays(camera, size)
-    h, w = beam.size
-    picture = np.empty((h, w, 3), np.uint8)
-    labels = np.empty((h, w), np.uint8)
-    _draw_sky(picture, labels, strip, beam, pose[2])
-    solids = gather_solids(
-        surroundings.trees,
-        surroundings.buildings,
-        agents,
-        kinds,
-        colours,
-        appearance,
-        Viewpoint.of(camera, pose, beam),
+    picture = np.empty((*beam.size, 3), np.uint8)
+    labels = np.empty(size, np.uint8)
+    _draw_sky(picture, labels, strip, beam, float(pose[2]))
+    _draw_ground(picture, labels, surroundings.raster, appearance, camera, size, pose)
+    view = Viewpoint.of(camera, pose, beam)
+    polygons = gather_polygons(
+        surroundings.trees, surroundings.buildings, fleet, agents, appearance, view
     )
-    ids = _draw_ids(solids, (h, w))
-    _draw_ground(picture, labels, ids, surroundings.raster, appearance, camera, size, pose)
-    np.copyto(picture, solids.colours[ids], where=(ids > SHADOW_ID)[..., None])
-    np.copyto(labels, solids.labels[ids], where=ids > SHADOW_ID)
-    rgb = cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    return rgb, labels[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
+    if polygons is not None:
+        _draw_polygons(picture, labels, polygons)
+    return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA), labels
 
 
 def _draw_sky(
     picture: np.ndarray, labels: np.ndarray, strip: np.ndarray, beam: Rays, heading: float
 ) -> None:
-    if beam.horizon == 0:
+    """The panorama, sampled once per pixel; it is smooth enough to be enlarged."""
+    rows = len(beam.sky_x)
+    if rows == 0:
         return
-    turn = heading % (2 * np.pi)
-    x = (beam.sky_azimuth + np.float32(turn)) * np.float32(panorama.PIXELS_PER_RADIAN)
-    y = (np.float32(panorama.TOP) - beam.sky_elevation) * np.float32(panorama.PIXELS_PER_RADIAN)
-    np.clip(y, 0, panorama.HEIGHT - 1.01, out=y)
-    found = cv2.remap(strip, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    picture[: beam.horizon] = found[..., :3]
-    labels[: beam.horizon] = np.where(found[..., 3] > 127, VEGETATION, SKY)
+    turn = np.float32(heading % (2 * np.pi) * panorama.PIXELS_PER_RADIAN)
+    found = cv2.remap(
+        strip, beam.sky_x + turn, beam.sky_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+    )
+    labels[:rows] = np.where(found[..., 3] > 127, VEGETATION, SKY)
+    large = cv2.resize(found, (beam.size[1], 2 * rows), interpolation=cv2.INTER_LINEAR)
+    picture[: 2 * rows] = large[: len(picture), :, :3]
 
 
 def _draw_ground(
     picture: np.ndarray,
     labels: np.ndarray,
-    ids: Int[np.ndarray, "h w"],
-    raster: GroundRaster,
+    ground: GroundRaster,
     appearance: Appearance,
     camera: Camera,
     size: tuple[int, int],
@@ -96,59 +88,64 @@ def _draw_ground(
 ) -> None:
     beam = rays(camera, size)
     c, s = np.float32(np.cos(pose[2])), np.float32(np.sin(pose[2]))
-    gx, gy = beam.ground[..., 0], beam.ground[..., 1]
-    x = c * gx - s * gy
-    y = s * gx + c * gy
-    weights = np.empty((*x.shape, 4), np.uint8)
-    # The sum of the weights is zero outside the raster, which is plain ground.
-    outside = (0, 0, 0, 128)
+    gx, gy = beam.ground_x, beam.ground_y
+    weights = np.empty((*gx.shape, 4), np.uint8)
     parts = (
-        (slice(0, beam.fine_from), raster.coarse, raster.resolution * COARSE),
-        (slice(beam.fine_from, None), raster.fine, raster.resolution),
+        (slice(0, beam.fine_from), ground.coarse, ground.resolution * COARSE),
+        (slice(beam.fine_from, None), ground.fine, ground.resolution),
     )
     for rows, image, metres in parts:
-        if x[rows].size == 0:
+        if gx[rows].size == 0:
             continue
-        scale = np.float32(1.0 / metres)
-        offset = (pose[:2] - raster.origin) / metres - 0.5
-        weights[rows] = cv2.remap(
-            image,
-            x[rows] * scale + np.float32(offset[0]),
-            y[rows] * scale + np.float32(offset[1]),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=outside,
-        )
+        u, v = c / np.float32(metres), s / np.float32(metres)
+        offset = ((pose[:2] - ground.origin) / metres - 0.5).astype(np.float32)
+        x = u * gx[rows]
+        x -= v * gy[rows]
+        x += offset[0]
+        y = v * gx[rows]
+        y += u * gy[rows]
+        y += offset[1]
+        # Outside the raster all weights are zero, which is plain ground.
+        cv2.remap(
+            image, x, y, cv2.INTER_LINEAR, dst=weights[rows],
+            borderMode=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 128),
+        )  # fmt: skip
     light, haze = _ground_light(camera, size, appearance)
-    colour = cv2.transform(weights, appearance.ground_matrix).astype(np.float32)
-    colour *= light
-    colour[ids[beam.horizon :] == SHADOW_ID] *= SHADOW_LIGHT
-    colour += haze
-    picture[beam.horizon :] = np.minimum(colour, 255, out=colour)
-    found = np.full(x.shape, GROUND, np.uint8)
-    marked = weights[..., MARKING]
-    found[cv2.add(weights[..., ROAD], marked) > 127] = ROAD_LABEL
-    found[marked > 100] = MARKING_LABEL
-    labels[beam.horizon :] = found
+    colour = cv2.transform(weights, appearance.ground_matrix)
+    cv2.multiply(colour, light, dst=colour, scale=LIGHT_SCALE)
+    cv2.add(colour, haze, dst=picture[beam.horizon :])
+    # Labels take one sample of each pixel, in the rows of pixels that are all ground.
+    first = (beam.horizon + 1) // 2
+    weights = weights[2 * first - beam.horizon + 1 :: 2, 1::2]
+    marked = weights[..., raster.MARKING]
+    found = np.full(marked.shape, GROUND, np.uint8)
+    found[cv2.add(weights[..., raster.ROAD], marked) > 127] = ROAD
+    found[marked > 100] = MARKING
+    labels[first:] = found
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _ground_light(
     camera: Camera, size: tuple[int, int], appearance: Appearance
-) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]:
     """What multiplies the ground's colour (light seen through fog) and what is added (fog)."""
     beam = rays(camera, size)
     clear = np.exp(-appearance.fog_density * beam.distance)[..., None]
     light = np.broadcast_to(appearance.ground_light.astype(np.float32), (*clear.shape[:2], 3))
-    if appearance.lights_on and appearance.style.time != "day":
-        light = light + headlight(beam.ground[..., 0], beam.ground[..., 1])[..., None]
+    if appearance.needs_headlights:
+        light = light + headlight(beam.ground_x, beam.ground_y)[..., None]
     haze = (1 - clear) * appearance.fog_colour
-    return (light * clear).astype(np.float32), haze.astype(np.float32)
+    scaled = np.minimum(light * clear / LIGHT_SCALE, 255)
+    return scaled.astype(np.uint8), haze.astype(np.uint8)
 
 
-def _draw_ids(solids: Solids, size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """The number of the front polygon at each sample; 0 where there is none."""
-    canvas = np.zeros(size, np.int32)
-    for number, points in zip(solids.numbers, solids.points):
-        cv2.fillConvexPoly(canvas, points, number, cv2.LINE_8, SHIFT)
-    return canvas
+def _draw_polygons(picture: np.ndarray, labels: np.ndarray, polygons: Polygons) -> None:
+    fixed = np.clip(polygons.points * 2**SHIFT, -(2**20), 2**20)
+    points = np.round(fixed).astype(np.int32)
+    # A pixel is two samples wide and its centre lies between them.
+    halved = points - 2 ** (SHIFT - 1)
+    colours = np.clip(polygons.colours, 0, 255).tolist()
+    for p, half, colour, label in zip(points, halved, colours, polygons.labels.tolist()):
+        cv2.fillConvexPoly(picture, p, colour, cv2.LINE_8, SHIFT)
+        if label >= 0:
+            cv2.fillConvexPoly(labels, half, label, cv2.LINE_8, SHIFT + 1)

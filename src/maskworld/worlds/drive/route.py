@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -193,8 +194,6 @@ def _plan_racetrack(road_map: RoadMap, rng: np.random.Generator) -> Route:
     lane = int(rng.integers(num_lanes))
     first = int(rng.integers(len(nodes)))
     loop = [nodes[(first + i) % len(nodes)] for i in range(2 * len(nodes) + 1)]
-    chain = [road_map.lanes[a, b, lane] for a, b in zip(loop, loop[1:])]
+    chain = [road_map.lanes[a, b, lane] for a, b in pairwise(loop)]
     start = 30.0 + rng.uniform(0, 20)
-    return _make_route(_chain(chain), start, float(rng.uniform(8, 11)), smoothing=3.0)
-
-
+    return _make_route(_chain(chain), start, float(rng.uniform(8, 11)), smoothing=4.0)

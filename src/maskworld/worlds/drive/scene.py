@@ -17,7 +17,13 @@ from maskworld.worlds.drive.raster import build_raster
 from maskworld.worlds.drive.render import Surroundings, render_view
 from maskworld.worlds.drive.roads import SCENARIOS, RoadMap, check_scenario, make_road_map
 from maskworld.worlds.drive.route import Command, Route, plan_route
-from maskworld.worlds.drive.scenery import CAR_COLOURS, place_buildings, plant_trees
+from maskworld.worlds.drive.scenery import (
+    CAR_COLOURS,
+    Fleet,
+    build_fleet,
+    place_buildings,
+    plant_trees,
+)
 from maskworld.worlds.drive.traffic import Traffic
 from maskworld.worlds.drive.weather import Appearance, Style, make_appearance, parse_style
 
@@ -38,7 +44,7 @@ class Scene:
     agents: Float[np.ndarray, "t n 6"]
     """Rows of x, y, heading (centre of the box), length, width (metres), speed (m/s)."""
     kinds: list[str]
-    colours: Float[np.ndarray, "n 3"]
+    fleet: Fleet
     poses: Float[np.ndarray, "t 3"]
     """The expert's rear axle: x, y, heading."""
     actions: Float[np.ndarray, "t 2"]
@@ -82,9 +88,7 @@ class Scene:
         cameras: tuple[Camera, ...] | None = None,
     ) -> tuple[UInt8[np.ndarray, "v h w 3"], UInt8[np.ndarray, "v h w"]]:
         """RGB and labels (`CLASSES`) seen from `pose` among the traffic of `step`."""
-        return self.render_agents(
-            pose, self.agents[step], style=style, size=size, cameras=cameras
-        )
+        return self.render_agents(pose, self.agents[step], style=style, size=size, cameras=cameras)
 
     def render_agents(
         self,
@@ -100,11 +104,17 @@ class Scene:
         strip = self._dressed(appearance.style, appearance.seed)[1]
         views = [
             render_view(
-                self.surroundings, agents, self.kinds, self.colours, strip, appearance, camera,
-                np.asarray(pose, dtype=np.float64), size,
+                self.surroundings,
+                self.fleet,
+                agents,
+                strip,
+                appearance,
+                camera,
+                np.asarray(pose, dtype=np.float64),
+                size,
             )
             for camera in cameras or camera_rig(1)
-        ]  # fmt: skip
+        ]
         return np.stack([rgb for rgb, _ in views]), np.stack([labels for _, labels in views])
 
     def _dressed(self, style: Style, seed: int) -> tuple[Appearance, UInt8[np.ndarray, "h w 4"]]:
@@ -148,7 +158,7 @@ def record_scene(
     expert = Expert(route)
     start = route.points[route.start]
     pose = np.array([*start, route.heading[route.start]])
-    speed = expert.initial_speed()
+    speed = expert.initial_speed(pose, traffic.agents)
     poses, actions, agents = [pose], [np.array([speed, 0.0])], [traffic.agents]
     for _ in range(num_steps - 1):
         action = expert.act(pose, speed, agents[-1], 1.0 / fps)
@@ -169,7 +179,7 @@ def record_scene(
         surroundings=build_surroundings(road_map, path, seed),
         agents=np.stack(agents),
         kinds=traffic.kinds,
-        colours=colours,
+        fleet=build_fleet(traffic.kinds, colours),
         poses=np.stack(poses),
         actions=np.stack(actions),
     )

@@ -6,7 +6,7 @@ are codes: the renderer looks them up in the palette of the weather.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -19,6 +19,7 @@ MATERIALS = (
     "shadow", "paint", "glass", "tyre", "tail_light", "head_light", "wall", "roof", "window",
 )  # fmt: skip
 SHADOW, PAINT, GLASS, TYRE, TAIL_LIGHT, HEAD_LIGHT, WALL, ROOF, WINDOW = range(len(MATERIALS))
+DETAIL = 3
 CAR_COLOURS = np.array(
     [
         (196, 44, 40), (36, 72, 160), (226, 226, 222), (44, 46, 52), (158, 162, 168),
@@ -43,7 +44,9 @@ class Quads:
     owner: Int[np.ndarray, " n"]
     """Which solid the quad belongs to."""
     rank: Int[np.ndarray, " n"]
-    """Order of painting within a solid."""
+    """Order of painting within a solid; `DETAIL` quads are left out far away."""
+    tint: Float[np.ndarray, "n 3"]
+    """Colour of paint and walls, RGB in 0 to 255; other materials have their own."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,14 @@ class Buildings:
 
     centre: Float[np.ndarray, "n 2"]
     radius: Float[np.ndarray, " n"]
-    colour: Float[np.ndarray, "n 3"]
+    quads: Quads
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The bodies of all vehicles of a world; `quads` are in the frame of their owner."""
+
+    radius: Float[np.ndarray, " n"]
     quads: Quads
 
 
@@ -90,7 +100,26 @@ def _quads(parts: list[tuple[list[np.ndarray], int, int, int]]) -> Quads:
     material, owner, rank = (np.repeat([p[i] for p in parts], counts) for i in (1, 2, 3))
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-    return Quads(corners, normal, material, owner, rank)
+    return Quads(corners, normal, material, owner, rank, np.zeros((len(corners), 3)))
+
+
+def build_fleet(kinds: list[str], colours: Float[np.ndarray, "n 3"]) -> Fleet:
+    """Bodies of the given kinds in the given paint."""
+    templates = [vehicle_template(kind) for kind in kinds]
+    if not templates:
+        empty = vehicle_template("car")
+        return Fleet(np.zeros(0), Quads(*(getattr(empty, f)[:0] for f in _FIELDS)))
+    counts = [len(template.rank) for template in templates]
+    owner = np.repeat(np.arange(len(kinds)), counts)
+    corners, normal, material, rank = (
+        np.concatenate([getattr(template, f) for template in templates])
+        for f in ("corners", "normal", "material", "rank")
+    )
+    radius = np.array([float(np.abs(t.corners[..., :2]).max() * 1.2) for t in templates])
+    return Fleet(radius, Quads(corners, normal, material, owner, rank, colours[owner]))
+
+
+_FIELDS = ("corners", "normal", "material", "owner", "rank", "tint")
 
 
 @lru_cache(maxsize=8)
@@ -124,33 +153,19 @@ def vehicle_template(kind: str) -> Quads:
     bumper = _box((back, front), (y[0] + 0.05, y[1] - 0.05), (ground, ground + 0.16), "fb")
     parts.append((bumper, TYRE, 0, 3))
     if kind == "truck":
-        window = _box((front, front), (y[0] + 0.2, y[1] - 0.2), (1.7, 2.6), "f")
-        parts.append((window, GLASS, 0, 3))
+        windscreen = _box((front, front), (y[0] + 0.2, y[1] - 0.2), (1.7, 2.6), "f")
+        parts.append((windscreen, GLASS, 0, 3))
         doors = _box((back, back), (-0.05, 0.05), (0.6, height - 0.1), "b")
         parts.append((doors, TYRE, 0, 3))
     else:
-        parts += [(_cabin(cabin, y, belt, height), GLASS, 0, 4)]
-        roof = _cabin(cabin, y, height - 0.16, height, inset=0.22)
-        top = _box(
-            (cabin[0] + 0.35, cabin[1] - 0.45), (y[0] + 0.2, y[1] - 0.2), (height, height), "t"
-        )
-        parts += [(roof, PAINT, 0, 5), (top, PAINT, 0, 5)]
+        top_x, top_y = (cabin[0] + 0.35, cabin[1] - 0.45), (y[0] + 0.2, y[1] - 0.2)
+        feet = _box(cabin, (y[0] + 0.04, y[1] - 0.04), (belt, belt), "fblr")
+        tops = _box(top_x, top_y, (height, height), "fblr")
+        # Sloping windows: the lower two corners of the foot, the upper two of the top.
+        glass = [np.concatenate([foot[:2], high[2:]]) for foot, high in zip(feet, tops)]
+        parts.append((glass, GLASS, 0, 4))
+        parts.append((_box(top_x, top_y, (height - 0.16, height), "fblrt"), PAINT, 0, 5))
     return _quads(parts)
-
-
-def _cabin(
-    x: tuple[float, float], y: tuple[float, float], low: float, high: float, inset: float = 0.0
-) -> list[np.ndarray]:
-    """The four sloping sides of a cabin; its top is smaller than its foot."""
-    tops = np.stack(
-        _box((x[0] + 0.35, x[1] - 0.45), (y[0] + 0.2, y[1] - 0.2), (high, high), "fblr")
-    )
-    feet = np.stack(_box((x[0], x[1]), (y[0] + 0.04, y[1] - 0.04), (low, low), "fblr"))
-    # `inset`: how far the foot already is on the way to the top.
-    feet = feet + (tops - feet) * (1.0 if inset else 0.0) * (1, 1, 0)
-    faces = tops.copy()
-    faces[:, :2] = feet[:, :2]
-    return list(faces)
 
 
 def plant_trees(
@@ -203,16 +218,17 @@ def place_buildings(
             for face in "fblr":
                 parts.append((_windows(box, floor, face), WINDOW, i, 1))
         radii.append(float(np.hypot(*half)))
-    centre, radius = points.reshape(-1, 2), np.array(radii)
-    quads = _quads(parts) if parts else _quads([(_box((0, 1), (0, 1), (0, 1), "t"), WALL, 0, 0)])
-    colour = WALL_COLOURS[rng.integers(0, len(WALL_COLOURS), max(len(points), 1))]
     if not parts:
-        # One house far away keeps every array non-empty.
-        centre, radius = np.array([[1e6, 1e6]]), np.array([1.0])
+        # One wall far away keeps every array non-empty.
+        points, radii = np.array([[1e6, 1e6]]), [1.0]
+        parts.append((_box((1e6, 1e6), (1e6, 1e6), (0.0, 1.0), "f"), WALL, 0, 0))
+    centre, radius, quads = points.reshape(-1, 2), np.array(radii), _quads(parts)
+    colour = WALL_COLOURS[rng.integers(0, len(WALL_COLOURS), len(centre))]
+    quads = replace(quads, tint=colour[quads.owner])
     gap = np.hypot(*(trees.base[:, None] - centre[None]).transpose(2, 0, 1)) - radius
     stands = (gap > 1.5).all(axis=1)
     kept = Trees(*(getattr(trees, f)[stands] for f in Trees.__dataclass_fields__))
-    return Buildings(centre, radius, colour, quads), kept
+    return Buildings(centre, radius, quads), kept
 
 
 def _windows(box: list[tuple[float, float]], floor: float, face: str) -> list[np.ndarray]:

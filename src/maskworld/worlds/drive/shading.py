@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from maskworld.worlds.drive.cameras import Camera, Rays
+from maskworld.worlds.drive.classes import BUILDING, VEGETATION, VEHICLE
 from maskworld.worlds.drive.scenery import (
+    DETAIL,
     GLASS,
     HEAD_LIGHT,
+    MATERIALS,
     PAINT,
     ROOF,
     SHADOW,
@@ -19,18 +22,16 @@ from maskworld.worlds.drive.scenery import (
     WALL,
     WINDOW,
     Buildings,
-    Quads,
+    Fleet,
     Trees,
-    vehicle_template,
 )
 from maskworld.worlds.drive.weather import Appearance
 
 NEAR = 0.3
 """Metres in front of the camera where polygons are cut."""
 TREE_RANGE, BUILDING_RANGE, VEHICLE_RANGE = 85.0, 120.0, 110.0
-DETAIL_RANGE = 40.0
-"""Beyond it windows, wheels and lights are left out. Metres, ours."""
-SHIFT = 3
+DETAIL_RANGE, WINDOW_RANGE = 40.0, 60.0
+"""Beyond them wheels, lights and tree trunks, and windows, are left out. Metres, ours."""
 
 
 @dataclass(frozen=True)
@@ -72,65 +73,45 @@ class Viewpoint:
 
 
 @dataclass(frozen=True)
-class Solids:
-    """Polygons from back to front, with lookup tables by number (0 none, 1 shadow)."""
+class Polygons:
+    """What is drawn, as convex polygons of up to 8 corners (the last one repeated)."""
 
-    points: list[Int[np.ndarray, "k 2"]]
-    numbers: list[int]
-    colours: UInt8[np.ndarray, "m 3"]
-    labels: UInt8[np.ndarray, " m"]
+    points: Float[np.ndarray, "n 8 2"]
+    """In samples, the centre of the first sample at 0."""
+    distance: Float[np.ndarray, " n"]
+    """Of the solid that the polygon belongs to; shadows are farther than anything."""
+    rank: Int[np.ndarray, " n"]
+    """Order within a solid."""
+    colours: Float[np.ndarray, "n 3"]
+    labels: Int[np.ndarray, " n"]
+    """Class, or -1 where the label of the ground stays (shadows)."""
 
 
 def headlight(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Light of the ego's own lamps at a point of the ego frame, as a factor on colours."""
     x = np.maximum(x, 0.1)
-    return 0.85 * np.exp(-((y / (0.45 * x + 1.2)) ** 2)) * np.exp(-x / 22.0) * (x > 0.2)
+    return 1.0 * np.exp(-((y / (0.5 * x + 1.6)) ** 2)) * np.exp(-x / 30.0) * (x > 0.2)
 
 
-def gather_solids(
+def gather_polygons(
     trees: Trees,
     buildings: Buildings,
+    fleet: Fleet,
     agents: Float[np.ndarray, "n 6"],
-    kinds: list[str],
-    colours: Float[np.ndarray, "n 3"],
     appearance: Appearance,
     view: Viewpoint,
-) -> Solids:
-    """Projects, lights and sorts everything in front of the camera."""
-    parts = [
-        _vehicles(agents, kinds, colours, appearance, view),
-        _buildings(buildings, appearance, view),
-        _trees(trees, appearance, view),
-    ]
+) -> Polygons | None:
+    """Projects, lights and sorts everything in front of the camera, back to front."""
+    parts = [_solids(buildings, fleet, agents, appearance, view), _trees(trees, appearance, view)]
     parts = [part for part in parts if part is not None]
-    tables = [np.zeros((2, 3)), *[part.colours for part in parts]]
-    labels = [np.zeros(2, np.uint8), *[part.labels for part in parts]]
     if not parts:
-        return Solids([], [], np.zeros((2, 3), np.uint8), np.zeros(2, np.uint8))
-    points = np.concatenate([part.points for part in parts])
-    distance = np.concatenate([part.distance for part in parts])
-    rank = np.concatenate([part.rank for part in parts])
-    order = np.lexsort((rank, -distance))
-    number = np.arange(2, len(points) + 2)
-    number[np.concatenate([part.is_shadow for part in parts])] = 1
-    fixed = np.clip(points * 2**SHIFT, -(2**20), 2**20)
-    fixed = np.round(fixed).astype(np.int32)[order]
-    return Solids(
-        list(fixed),
-        number[order].tolist(),
-        np.clip(np.concatenate(tables), 0, 255).astype(np.uint8),
-        np.concatenate(labels),
+        return None
+    points, distance, rank, colours, labels = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("points", "distance", "rank", "colours", "labels")
     )
-
-
-@dataclass(frozen=True)
-class _Polygons:
-    points: Float[np.ndarray, "n 8 2"]
-    distance: Float[np.ndarray, " n"]
-    rank: Int[np.ndarray, " n"]
-    colours: Float[np.ndarray, "n 3"]
-    labels: UInt8[np.ndarray, " n"]
-    is_shadow: np.ndarray
+    order = np.lexsort((rank, -distance))
+    return Polygons(points[order], distance[order], rank[order], colours[order], labels[order])
 
 
 def _lit(
@@ -145,7 +126,7 @@ def _lit(
     a = appearance
     facing = np.maximum(normal @ a.sun_direction, 0.0)[:, None]
     light = a.ambient + a.sun * facing
-    if a.lights_on and a.style.time != "day":
+    if a.needs_headlights:
         d = position[:, :2] - view.ego_pose[:2]
         c, s = np.cos(view.ego_pose[2]), np.sin(view.ego_pose[2])
         beam = headlight(c * d[:, 0] + s * d[:, 1], -s * d[:, 0] + c * d[:, 1])
@@ -157,33 +138,106 @@ def _lit(
     return colour * light * clear + a.fog_colour * (1 - clear)
 
 
-def _project_quads(
-    quads: Quads, distance: np.ndarray, colour: np.ndarray, emits: np.ndarray, label: int,
-    appearance: Appearance, view: Viewpoint,
-) -> _Polygons | None:  # fmt: skip
-    """Culls, clips, projects and lights quads; `distance` is that of the solid."""
-    towards = view.position - quads.corners[:, 0]
-    faces_us = np.einsum("nd,nd->n", towards, quads.normal) > 0
-    camera = view.to_camera(quads.corners)
+def _seen(
+    centre: Float[np.ndarray, "n 2"], radius: Float[np.ndarray, " n"], reach: float, view: Viewpoint
+) -> tuple[np.ndarray, Float[np.ndarray, " n"]]:
+    """Which upright solids may be in the picture, and how far each is."""
+    delta = centre - view.position[:2]
+    c, s = np.cos(view.heading), np.sin(view.heading)
+    forward, right = c * delta[:, 0] + s * delta[:, 1], s * delta[:, 0] - c * delta[:, 1]
+    distance = np.hypot(forward, right)
+    half = np.arctan(view.size[1] / 2 / view.focal)
+    # Beyond the side plane of the view by more than the radius.
+    aside = np.abs(right) * np.cos(half) - forward * np.sin(half) > radius
+    # A box around the camera itself would fill the picture; it is left out.
+    return (distance < reach) & (forward > -radius) & ~aside & (distance > 1.2), distance
+
+
+def _solids(
+    buildings: Buildings,
+    fleet: Fleet,
+    agents: Float[np.ndarray, "n 6"],
+    appearance: Appearance,
+    view: Viewpoint,
+) -> Polygons | None:
+    """The quads of vehicles and buildings."""
+    seen, far = _seen(agents[:, :2], fleet.radius, VEHICLE_RANGE, view)
+    q = fleet.quads
+    keep = seen[q.owner] & ((far < DETAIL_RANGE)[q.owner] | (q.rank != DETAIL))
+    owner = q.owner[keep]
+    c, s = np.cos(agents[owner, 2, None]), np.sin(agents[owner, 2, None])
+    local, normal = q.corners[keep], q.normal[keep]
+    corners = np.stack(
+        [
+            c * local[..., 0] - s * local[..., 1] + agents[owner, 0, None],
+            s * local[..., 0] + c * local[..., 1] + agents[owner, 1, None],
+            local[..., 2],
+        ],
+        axis=-1,
+    )
+    c, s = c[:, 0], s[:, 0]
+    normal = np.stack(
+        [c * normal[:, 0] - s * normal[:, 1], s * normal[:, 0] + c * normal[:, 1], normal[:, 2]],
+        axis=-1,
+    )
+    seen, away = _seen(buildings.centre, buildings.radius, BUILDING_RANGE, view)
+    b = buildings.quads
+    walls = seen[b.owner] & ((away < WINDOW_RANGE)[b.owner] | (b.material != WINDOW))
+    corners = np.concatenate([corners, b.corners[walls]])
+    normal = np.concatenate([normal, b.normal[walls]])
+    distance = np.concatenate([far[owner], away[b.owner[walls]]])
+    material = np.concatenate([q.material[keep], b.material[walls]])
+    rank = np.concatenate([q.rank[keep], b.rank[walls]])
+    tint = np.concatenate([q.tint[keep], b.tint[walls]])
+    label = np.repeat((VEHICLE, BUILDING), (len(owner), int(walls.sum())))
+    label[material == SHADOW] = -1
+    # Shadows lie under everything.
+    distance[material == SHADOW] = 1e6
+    faces_us = np.einsum("nd,nd->n", view.position - corners[:, 0], normal) > 0
+    if not appearance.has_shadows:
+        faces_us &= material != SHADOW
+    rows = np.flatnonzero(faces_us)
+    camera = view.to_camera(corners[rows])
     in_front = camera[..., 2] > NEAR
-    middle, focal = view.size[1] / 2, view.focal
-    # Outside the picture on one side with all corners.
-    slack = middle * np.maximum(camera[..., 2], NEAR) / focal
-    aside = (camera[..., 0] > slack).all(axis=1) | (camera[..., 0] < -slack).all(axis=1)
-    seen = np.flatnonzero(faces_us & in_front.any(axis=1) & ~aside)
-    if len(seen) == 0:
+    inside = in_front.any(axis=1)
+    rows, camera, in_front = rows[inside], camera[inside], in_front[inside]
+    if len(rows) == 0:
         return None
-    camera, in_front = camera[seen], in_front[seen]
     points = view.to_samples(camera)[:, [0, 1, 2, 3, 3, 3, 3, 3]]
     for i in np.flatnonzero(~in_front.all(axis=1)):
         points[i] = view.to_samples(_clip_near(camera[i]))
-    centre = quads.corners[seen].mean(axis=1)
-    lit = _lit(colour[seen], quads.normal[seen], centre, emits[seen], appearance, view)
-    is_shadow = quads.material[seen] == SHADOW
-    # Shadows lie under everything.
-    far = np.where(is_shadow, 1e6, distance[seen])
-    labels = np.full(len(seen), label, np.uint8)
-    return _Polygons(points, far, quads.rank[seen], lit, labels, is_shadow)
+    centre = corners[rows].mean(axis=1)
+    colour, emits = _surface(material[rows], tint[rows], centre, appearance)
+    lit = _lit(colour, normal[rows], centre, emits, appearance, view)
+    return Polygons(points, distance[rows], rank[rows], lit, label[rows])
+
+
+def _surface(
+    material: Int[np.ndarray, " n"],
+    tint: Float[np.ndarray, "n 3"],
+    centre: Float[np.ndarray, "n 3"],
+    appearance: Appearance,
+) -> tuple[Float[np.ndarray, "n 3"], np.ndarray]:
+    """Unlit colours, and which quads shine by themselves."""
+    lights_on = appearance.lights_on
+    table = np.zeros((len(MATERIALS), 3))
+    # A shadow is dark road.
+    table[SHADOW] = 0.45 * appearance.road
+    table[GLASS] = (54, 66, 82)
+    table[TYRE] = (26, 26, 28)
+    table[TAIL_LIGHT] = (255, 34, 26) if lights_on else (190, 26, 24)
+    table[HEAD_LIGHT] = (255, 250, 214) if lights_on else (222, 226, 224)
+    table[ROOF] = (236, 240, 246) if appearance.style.season == "winter" else (96, 74, 66)
+    table[WINDOW] = (70, 84, 100)
+    painted = (material == PAINT) | (material == WALL)
+    colour = np.where(painted[:, None], tint, table[material])
+    emits = ((material == TAIL_LIGHT) | (material == HEAD_LIGHT)) & lights_on
+    if appearance.needs_headlights:
+        # About half of the windows are lit, always the same ones.
+        shines = (np.abs(centre @ (7.3, 3.1, 5.7)).astype(int) % 100 < 50) & (material == WINDOW)
+        colour[shines] = (250, 206, 120)
+        emits |= shines
+    return colour, emits
 
 
 def _clip_near(corners: Float[np.ndarray, "4 3"]) -> Float[np.ndarray, "8 3"]:
@@ -197,74 +251,11 @@ def _clip_near(corners: Float[np.ndarray, "4 3"]) -> Float[np.ndarray, "8 3"]:
     return np.stack(kept + [kept[-1]] * (8 - len(kept)))
 
 
-def _vehicles(
-    agents: np.ndarray, kinds: list[str], colours: np.ndarray, appearance: Appearance,
-    view: Viewpoint,
-) -> _Polygons | None:  # fmt: skip
-    delta = agents[:, :2] - view.position[:2]
-    distance = np.hypot(delta[:, 0], delta[:, 1])
-    ahead = np.cos(view.heading) * delta[:, 0] + np.sin(view.heading) * delta[:, 1]
-    # A box around the camera itself would fill the picture; it is left out.
-    wanted = np.flatnonzero((distance < VEHICLE_RANGE) & (ahead > -6.0) & (distance > 1.2))
-    if len(wanted) == 0:
-        return None
-    pieces, owners = [], []
-    for i in wanted:
-        template = vehicle_template(kinds[i])
-        keep = slice(None) if distance[i] < DETAIL_RANGE else template.rank != 3
-        c, s = np.cos(agents[i, 2]), np.sin(agents[i, 2])
-        turn = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
-        corners = template.corners[keep] @ turn + (agents[i, 0], agents[i, 1], 0.0)
-        normal = template.normal[keep] @ turn
-        pieces.append((corners, normal, template.material[keep], template.rank[keep]))
-        owners.append(np.full(len(corners), i))
-    corners, normal, material, rank = (np.concatenate(p) for p in zip(*pieces))
-    owner = np.concatenate(owners)
-    table = np.zeros((9, 3))
-    table[GLASS] = (54, 66, 82)
-    table[TYRE] = (26, 26, 28)
-    table[TAIL_LIGHT] = (255, 34, 26) if appearance.lights_on else (190, 26, 24)
-    table[HEAD_LIGHT] = (255, 250, 214) if appearance.lights_on else (222, 226, 224)
-    colour = np.where((material == PAINT)[:, None], colours[owner], table[material])
-    emits = ((material == TAIL_LIGHT) | (material == HEAD_LIGHT)) & appearance.lights_on
-    quads = Quads(corners, normal, material, owner, rank)
-    keep_shadow = (material != SHADOW) | appearance.has_shadows | (appearance.style.time == "day")
-    quads = Quads(*(getattr(quads, f)[keep_shadow] for f in Quads.__dataclass_fields__))
-    colour, emits = colour[keep_shadow], emits[keep_shadow]
-    return _project_quads(quads, distance[quads.owner], colour, emits, 4, appearance, view)
-
-
-def _buildings(
-    buildings: Buildings, appearance: Appearance, view: Viewpoint
-) -> _Polygons | None:
-    delta = buildings.centre - view.position[:2]
-    distance = np.hypot(delta[:, 0], delta[:, 1])
-    ahead = np.cos(view.heading) * delta[:, 0] + np.sin(view.heading) * delta[:, 1]
-    near = (distance < BUILDING_RANGE) & (ahead > -buildings.radius)
-    if not near.any():
-        return None
-    quads = buildings.quads
-    keep = near[quads.owner]
-    keep &= (distance[quads.owner] < 60.0) | (quads.material != WINDOW)
-    quads = Quads(*(getattr(quads, f)[keep] for f in Quads.__dataclass_fields__))
-    table = np.zeros((9, 3))
-    table[ROOF] = (96, 74, 66) if appearance.style.season != "winter" else (236, 240, 246)
-    table[WINDOW] = (70, 84, 100)
-    colour = np.where(
-        (quads.material == WALL)[:, None], buildings.colour[quads.owner], table[quads.material]
-    )
-    dark = appearance.style.time != "day"
-    # About half of the windows are lit, always the same ones.
-    hashed = (np.abs(quads.corners[:, 0]).sum(axis=1) * 7.3).astype(int) % 100
-    emits = (quads.material == WINDOW) & (hashed < 50) & dark
-    colour[emits] = (250, 206, 120)
-    return _project_quads(quads, distance[quads.owner], colour, emits, 6, appearance, view)
-
-
 _ANGLES = np.arange(8) * np.pi / 4 + 0.3
-_BLOB = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1) * np.array(
-    [1.0, 0.92, 1.08, 0.95, 1.05, 0.9, 1.06, 0.97]
-)[:, None]
+_BLOB = (
+    np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+    * np.array([1.0, 0.92, 1.08, 0.95, 1.05, 0.9, 1.06, 0.97])[:, None]
+)
 
 
 def _tree_shapes() -> tuple[Float[np.ndarray, "p 8 2"], Float[np.ndarray, "p 8 2"]]:
@@ -287,7 +278,7 @@ def _tree_shapes() -> tuple[Float[np.ndarray, "p 8 2"], Float[np.ndarray, "p 8 2
 _BROAD, _CONIFER = _tree_shapes()
 
 
-def _trees(trees: Trees, appearance: Appearance, view: Viewpoint) -> _Polygons | None:
+def _trees(trees: Trees, appearance: Appearance, view: Viewpoint) -> Polygons | None:
     feet = np.concatenate([trees.base, np.zeros((len(trees.base), 1))], axis=1)
     camera = view.to_camera(feet)
     depth = camera[:, 2]
@@ -304,21 +295,18 @@ def _trees(trees: Trees, appearance: Appearance, view: Viewpoint) -> _Polygons |
     parts = np.stack([np.broadcast_to(appearance.trunk, hue.shape), hue * 0.82, hue], axis=1)
     n, p = points.shape[:2]
     up = np.tile((0.0, 0.0, 0.75), (n * p, 1))
-    position = np.repeat(feet[seen], p, axis=0) + (0.0, 0.0, 2.0)
-    lit = _lit(
-        parts.reshape(-1, 3), up, position, np.zeros(n * p, bool), appearance, view
-    )
+    position = np.repeat(feet[seen], p, axis=0) + np.array((0.0, 0.0, 2.0))
+    lit = _lit(parts.reshape(-1, 3), up, position, np.zeros(n * p, bool), appearance, view)
     near = np.ones((n, p), bool)
     near[:, 0] = depth[seen] < DETAIL_RANGE
     near[:, 2] = depth[seen] < 1.4 * DETAIL_RANGE
     keep = near.reshape(-1)
     distance = np.repeat(np.hypot(camera[seen, 0], depth[seen]), p)
     rank = np.tile(np.arange(p), n)
-    return _Polygons(
+    return Polygons(
         points.reshape(-1, 8, 2)[keep],
         distance[keep],
         rank[keep],
         lit[keep],
-        np.full(int(keep.sum()), 5, np.uint8),
-        np.zeros(int(keep.sum()), bool),
+        np.full(int(keep.sum()), VEGETATION),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from maskworld.worlds.drive import ego
+from maskworld.worlds.drive.lanes import IndexedNetwork, neighbour_vehicles
 from maskworld.worlds.drive.roads import RoadMap, flip, import_highway_env
 from maskworld.worlds.drive.route import Route
 
@@ -22,21 +24,15 @@ CRUISE = {
     "racetrack": (6.0, 9.0),
 }
 """Range of the drivers' target speeds, m/s. Ours."""
-CELL = 12.0
 
 
 class Traffic:
     """Steppable traffic in our frame. Bit-for-bit the same for the same road, route and seed."""
 
-    def __init__(
-        self, road_map: RoadMap, route: Route, seed: int, *, num_agents: int = 12
-    ) -> None:
+    def __init__(self, road_map: RoadMap, route: Route, seed: int, *, num_agents: int = 12) -> None:
         import_highway_env()
-        from highway_env.road.road import Road
-
         self._rng = np.random.default_rng([seed, 1])
-        network = _IndexedNetwork(road_map)
-        self._road = Road(network=network, np_random=self._rng)
+        self._road = _make_road(IndexedNetwork(road_map.network), self._rng)
         self._ego = _make_puppet(self._road)
         self._road.vehicles.append(self._ego)
         self._regulated = road_map.scenario == "intersection"
@@ -74,8 +70,7 @@ class Traffic:
             vehicle.speed = max(vehicle.speed, 0.0)
 
     def _spawn(self, road_map: RoadMap, start: Float[np.ndarray, " 2"], num_agents: int) -> None:
-        from highway_env.vehicle.behavior import IDMVehicle
-
+        driver = _driver_class()
         rng = self._rng
         slots = _spawn_slots(road_map, start)
         taken = [self._ego.position]
@@ -90,7 +85,7 @@ class Traffic:
             fast = road_map.scenario in ("highway", "merge")
             kind = KINDS[int(rng.choice(3, p=(0.65, 0.2, 0.15) if fast else (0.75, 0.2, 0.05)))]
             cruise = rng.uniform(*CRUISE[road_map.scenario]) * (0.85 if kind == "truck" else 1.0)
-            vehicle = IDMVehicle(
+            vehicle = driver(
                 self._road, position, lane.heading_at(station), cruise, target_speed=cruise
             )
             vehicle.LENGTH, vehicle.WIDTH = SIZES[kind][:2]
@@ -130,6 +125,34 @@ def _plan(vehicle: Any, scenario: str, rng: np.random.Generator) -> None:
         vehicle.plan_route_to(str(rng.choice(["exr", "sxr", "nxr", "wxr"])))
 
 
+def _make_road(network: IndexedNetwork, rng: np.random.Generator) -> Any:
+    from highway_env.road.road import Road
+
+    class PlainRoad(Road):
+        """highway-env's road with the fast neighbour search."""
+
+        def neighbour_vehicles(self, vehicle: Any, lane_index: Any = None) -> Any:
+            return neighbour_vehicles(self, vehicle, lane_index)
+
+    return PlainRoad(network=network, np_random=rng)
+
+
+@cache
+def _driver_class() -> Any:
+    from highway_env.vehicle.behavior import IDMVehicle
+
+    class Driver(IDMVehicle):
+        """highway-env's driver with its numbers fixed: its intersection changes them for all."""
+
+        ACC_MAX = 6.0
+        COMFORT_ACC_MAX = 3.0
+        COMFORT_ACC_MIN = -4.0
+        DISTANCE_WANTED = 8.0
+        TIME_WANTED = 1.5
+
+    return Driver
+
+
 def _make_puppet(road: Any) -> Any:
     from highway_env.vehicle.kinematics import Vehicle
 
@@ -142,39 +165,6 @@ def _make_puppet(road: Any) -> Any:
             del action
 
     return Puppet(road, (0.0, 0.0))
-
-
-class _IndexedNetwork:
-    """highway-env's network with a faster closest lane: only lanes near the position are tried.
-
-    Lanes are found by cells of `CELL` metres; a position far from every lane asks the original.
-    """
-
-    def __init__(self, road_map: RoadMap) -> None:
-        self._network = road_map.network
-        self._lanes = road_map.network.lanes_dict()
-        cells: dict[tuple[int, int], dict[tuple[str, str, int], None]] = {}
-        for index, lane in road_map.lanes.items():
-            points = flip(lane.centreline[::4])
-            for dx in (-1, 0, 1):
-                for dy in (-1, 0, 1):
-                    found = np.unique(np.floor(points / CELL).astype(int) + (dx, dy), axis=0)
-                    for x, y in found.tolist():
-                        cells.setdefault((x, y), {})[index] = None
-        self._cells = {cell: list(found) for cell, found in cells.items()}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-    def get_closest_lane_index(self, position: Any, heading: Any = None) -> Any:
-        cell = (int(position[0] // CELL), int(position[1] // CELL))
-        found = self._cells.get(cell)
-        if found is None:
-            return self._network.get_closest_lane_index(position, heading)
-        if len(found) == 1:
-            return found[0]
-        lanes = self._lanes
-        return min(found, key=lambda i: lanes[i].distance_with_heading(position, heading))
 
 
 def _enforce_right_of_way(road: Any) -> None:

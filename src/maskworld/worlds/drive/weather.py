@@ -67,6 +67,8 @@ class Appearance:
     seed: int
     ground_matrix: Float[np.ndarray, "3 5"]
     """From the raster's four channels and one to the unlit colour of the ground."""
+    road: RGB
+    """Unlit colour of asphalt."""
     ambient: RGB
     """Light from everywhere, as a factor on colours."""
     sun: RGB
@@ -87,6 +89,11 @@ class Appearance:
     trunk: RGB
     lights_on: bool
     has_shadows: bool
+
+    @property
+    def needs_headlights(self) -> bool:
+        """Dark enough for the ego's own lamps to show."""
+        return self.style.time != "day"
 
     @property
     def ground_light(self) -> RGB:
@@ -115,14 +122,15 @@ _FOLIAGE = {
     "autumn": ((206, 110, 28), (188, 66, 30), (214, 156, 40), (160, 92, 36)),
     "winter": ((222, 228, 236), (204, 212, 224), (72, 96, 84), (236, 240, 246)),
 }
-# Time of day: ambient, sun, sun's elevation, zenith, horizon, glow, cloud.
+# Time of day: ambient and sun (factors), zenith and horizon (colours).
 _TIME = {
-    "day": ((0.62, 0.66, 0.72), (0.62, 0.58, 0.5), 0.8, (78, 138, 214), (190, 216, 238)),
-    "dusk": ((0.42, 0.34, 0.42), (0.62, 0.34, 0.16), 0.16, (70, 62, 118), (248, 148, 78)),
-    "night": ((0.15, 0.17, 0.27), (0.04, 0.05, 0.08), 0.7, (6, 9, 26), (24, 30, 58)),
+    "day": ((0.62, 0.66, 0.72), (0.62, 0.58, 0.5), (78, 138, 214), (190, 216, 238)),
+    "dusk": ((0.42, 0.34, 0.42), (0.62, 0.34, 0.16), (70, 62, 118), (248, 148, 78)),
+    "night": ((0.22, 0.25, 0.38), (0.06, 0.07, 0.11), (10, 14, 38), (38, 46, 84)),
 }
+_SUN_ELEVATION = {"day": 0.8, "dusk": 0.16, "night": 0.7}
 _GLOW = {"day": (60, 55, 40), "dusk": (110, 80, 20), "night": (26, 28, 34)}
-_CLOUD = {"day": (246, 248, 252), "dusk": (224, 128, 112), "night": (30, 34, 54)}
+_CLOUD = {"day": (246, 248, 252), "dusk": (224, 128, 112), "night": (40, 46, 72)}
 
 
 def make_appearance(style: Style | str, seed: int) -> Appearance:
@@ -135,15 +143,13 @@ def make_appearance(style: Style | str, seed: int) -> Appearance:
     def colour(rgb: tuple[int, int, int]) -> RGB:
         return np.clip(np.array(rgb) * tint * value, 0, 255)
 
-    ambient, sun, elevation, zenith, horizon = (np.array(v) for v in _TIME[style.time])
+    ambient, sun, zenith, horizon = (np.array(v, dtype=float) for v in _TIME[style.time])
     glow, cloud = np.array(_GLOW[style.time]), np.array(_CLOUD[style.time])
     azimuth = float(rng.uniform(-np.pi, np.pi))
-    elevation = float(elevation) * rng.uniform(0.8, 1.25)
+    elevation = float(_SUN_ELEVATION[style.time] * rng.uniform(0.8, 1.25))
     cover = float(rng.uniform(0.15, 0.55))
     density = float(rng.uniform(1 / 260, 1 / 180))
-    ground, road, verge = (
-        colour(table[style.season]) for table in (_GROUND, _ROAD, _VERGE)
-    )
+    ground, road, verge = (colour(table[style.season]) for table in (_GROUND, _ROAD, _VERGE))
     amplitude = np.array([0.34, 0.30, 0.26]) * ground * (0.3 if style.season == "winter" else 1)
     if style.season == "winter" and style.time == "day":
         zenith, horizon = np.array((148, 172, 204)), np.array((222, 228, 236))
@@ -169,6 +175,7 @@ def make_appearance(style: Style | str, seed: int) -> Appearance:
         style=style,
         seed=seed,
         ground_matrix=_ground_matrix(ground, road, verge, marking, amplitude),
+        road=road,
         ambient=ambient,
         sun=sun,
         sun_azimuth=azimuth,
