@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor")
 SPEED, YAW_RATE = 8.0, 0.2
 PERIOD = 83_333  # microseconds: 12 Hz
 
