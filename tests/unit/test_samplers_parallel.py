@@ -168,6 +168,22 @@ def test_most_confident_tokens_are_kept_first_without_choice_noise() -> None:
                 assert confidence[:, f][kept].min() > confidence[:, f][left].max()
 
 
+def test_a_places_confidence_is_the_mean_over_its_hidden_frames() -> None:
+    shape = (1, 4, 4, 5)
+    tokens = torch.zeros(shape, dtype=torch.long)
+    hidden = torch.rand(shape, generator=seeded(2)) < 0.5
+    model = Recorder(shape)
+    greedy = ParallelDecoding(num_steps=4, temperature=0.0, choice_temperature=0.0)
+    decode_parallel(model, tokens, hidden, greedy, seeded())
+    log_p = model.logits.log_softmax(-1).max(-1).values
+    mean = (log_p * hidden).sum(1) / hidden.sum(1).clamp(min=1)
+    assert len(model.seen) == 4
+    for (_, was), (_, now) in itertools.pairwise(model.seen):
+        kept, left = (was & ~now).any(dim=1), now.any(dim=1)
+        assert not (kept & left).any(), "all hidden frames of a place are kept at once"
+        assert mean[kept].min() > mean[left].max()
+
+
 def test_choice_noise_changes_the_order_but_greedy_tokens_stay() -> None:
     tokens, hidden = torch.zeros(1, 2, 4, 5, dtype=torch.long), torch.ones(1, 2, 4, 5).bool()
     masks, outs = [], []
