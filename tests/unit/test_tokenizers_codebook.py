@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +137,16 @@ def test_commitment_gradient_reaches_the_encoder_and_not_the_codebook() -> None:
     assert quantizer.codes.grad.abs().sum() > 0
 
 
+def test_reviving_codes_leaves_the_backward_pass_alone() -> None:
+    quantizer = small(update="gradient", is_normalized=True, revive_after=1)
+    quantizer(as_grid(clusters()), generator())
+    latents = as_grid(-clusters()).requires_grad_()
+    quantized = quantizer(latents, generator())
+    assert (quantizer.steps_since_revival == 0).any()
+    sum(quantized.terms.values()).backward()
+    assert latents.grad is not None
+
+
 @pytest.mark.parametrize(
     "changes", [{"is_normalized": True}, {"code_dim": 2}, {"update": "gradient"}]
 )
@@ -215,3 +226,23 @@ def test_fsq_gradient_reaches_the_encoder() -> None:
     assert (latents.grad != 0).all()
     torch.testing.assert_close(quantizer.lookup(quantized.tokens), quantized.latents)
     assert torch.equal(quantizer.encode(latents), quantized.tokens)
+
+
+def _quantize_on_rank(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    quantizer = small(revive_after=2, decay=0.0)  # counts are those of the last batch
+    for step in range(8):
+        batch = torch.randn(8, 2, 4, 4, generator=generator(10 * step + rank)) + 3 * (step // 4)
+        quantizer(batch, generator(100 * rank + step))
+    torch.save(quantizer.state_dict(), f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_keep_one_codebook_and_count_the_tokens_of_all(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_quantize_on_rank, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert first["counts"].sum() >= 128  # 64 tokens of each rank

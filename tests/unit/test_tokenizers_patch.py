@@ -83,6 +83,13 @@ def test_every_patch_gets_its_nearest_code(fitted: PatchTokenizer) -> None:
     assert torch.equal(fitted.encode(frames).flatten(), slow)
 
 
+def test_autocast_does_not_change_tokens(fitted: PatchTokenizer) -> None:
+    frames = to_unit(smooth_frames(8, seed=7))
+    expected = fitted.encode(frames)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fitted.encode(frames), expected)
+
+
 def test_linear_decode_is_the_mean_of_the_patches_of_a_code(config: PatchTokenizerConfig) -> None:
     tokenizer = PatchTokenizer(config)
     frames = smooth_frames()
@@ -145,6 +152,7 @@ def test_decoder_loss_is_deterministic_under_a_generator() -> None:
     assert first != other
 
 
+@pytest.mark.slow
 def test_conv_decoder_beats_linear_after_a_short_fit() -> None:
     """The best of many reconstructions of smooth frames crosses patch borders."""
     tokenizer = PatchTokenizer(PatchTokenizerConfig(patch_size=8, vocab_size=64, decoder="conv"))

@@ -157,7 +157,10 @@ class VectorQuantizer(nn.Module):
         return {"codebook_use": is_used.float().mean(), "perplexity": entropy.exp()}
 
     def _table(self) -> Tensor:
-        return F.normalize(self.codes, dim=-1) if self.config.is_normalized else self.codes
+        if not self.config.is_normalized:
+            return self.codes
+        # a copy: reviving writes into the codes before the backward pass has read them
+        return F.normalize(self.codes.clone(), dim=-1)
 
     def _search_space(self, latents: Tensor) -> Tensor:
         z = self.project_in(latents).float()

@@ -10,15 +10,20 @@ from torch import Tensor
 def nearest_codes(
     latents: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], chunk: int = 16_384
 ) -> Int[Tensor, " n"]:
-    """Index of the nearest code in squared distance; ties go to the lowest index."""
+    """Index of the nearest code in squared distance; ties go to the lowest index.
+
+    Runs in float32, also under autocast: bfloat16 would pick other codes.
+    """
+    codebook = codebook.float()
     half_norms = 0.5 * codebook.square().sum(1)
     # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e: one matmul per chunk
-    return torch.cat(
-        [
-            torch.addmm(half_norms, part, codebook.T, alpha=-1).argmin(1)
-            for part in latents.split(chunk)
-        ]
-    )
+    with torch.autocast(latents.device.type, enabled=False):
+        return torch.cat(
+            [
+                torch.addmm(half_norms, part.float(), codebook.T, alpha=-1).argmin(1)
+                for part in latents.split(chunk)
+            ]
+        )
 
 
 @torch.no_grad()

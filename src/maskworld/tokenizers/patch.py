@@ -219,7 +219,8 @@ class PatchTokenizer(nn.Module):
         return frames.clamp(-1, 1) if clamp else frames
 
     def _latents(self, frames: Tensor) -> Tensor:
-        return (self._patchify(frames.to(self.mean.dtype)) - self.mean) @ self.basis
+        with torch.autocast(frames.device.type, enabled=False):  # tokens stay the same under it
+            return (self._patchify(frames.to(self.mean.dtype)) - self.mean) @ self.basis
 
     def _patchify(self, frames: Tensor) -> Tensor:
         p = self.stride
