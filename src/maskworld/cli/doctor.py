@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 State = Literal["ok", "missing", "problem"]
 GIB = 2**30
@@ -209,7 +209,8 @@ def _training_step() -> Iterator[Finding]:
         )
     shape = (2, 1, 4, 3, 32, 32)
     frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    system.tokenizer.fit(frames.flatten(0, 2), generator)
+    tokenizer: Any = system.tokenizer
+    tokenizer.fit(frames.flatten(0, 2), generator)
     optimizer = torch.optim.AdamW(system.parameter_groups("world"), lr=1e-3)
     loss = system.training_loss(Batch(frames=frames), "world", generator).total
     loss.backward()

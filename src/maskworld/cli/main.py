@@ -93,6 +93,8 @@ def _run_with_options(function: Callable[[Any], int | None], arguments: list[str
     after "Examples:" is shown last, line by line."""
     import tyro
 
+    if {"-h", "--help"} & set(arguments):
+        arguments = ["--help"]  # tyro leaves out of its help what was already given
     examples = ""
     name = function.__name__
     try:

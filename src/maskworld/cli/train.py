@@ -1,0 +1,90 @@
+"""`maskworld train`: a recipe on the user's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a recipe on videos, images, LeRobot datasets, tar shards or tokens. Writes checkpoints,
+    TensorBoard curves and samples into a run folder, and the finished model into RUN/model.
+    Ctrl-C saves a checkpoint; the same command with --resume goes on, bit for bit.
+
+    Examples:
+      maskworld train worlddreamer-tiny --data clips/ --out run
+      maskworld train worlddreamer-tiny --data clips/ photos/ --weights 0.8 0.2 --out run
+      maskworld train worlddreamer-tiny --data clips/ --out run --resume
+      maskworld train worlddreamer-tiny --data clips/ --init run/model --num-frames 16 --out long
+      torchrun --nproc-per-node 8 -m maskworld train worlddreamer-paper --tokenizer vqvae/ \\
+        --data "web-{000..099}.tar" --out run
+    """
+
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+    """Which recipe: `maskworld recipes` lists them."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = ()
+    """What to train on, one or several: a video, a folder of videos or of images, a LeRobot
+    dataset, tar shards ("web-{000..099}.tar"), a .npy of tokens."""
+    out: Path = Path("run")
+    """The run folder."""
+    weights: Annotated[
+        tuple[float, ...], tyro.conf.arg(metavar="X ...", help_behavior_hint="(default: equal)")
+    ] = ()
+    """How often each of --data is drawn, in any unit."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run folder."""
+    init: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = None
+    """Start from a trained model, at this or another length and frame size; its tokenizer stays."""
+    tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """Published aMUSEd VQ weights (the file or its folder), for recipes that stand on them."""
+    steps: Count = None
+    """Optimizer steps of each stage; default: the recipe's."""
+    tokenizer_steps: Count = None
+    """Optimizer steps of the tokenizer's own stage; default: the recipe's."""
+    batch_size: Count = None
+    """Clips per step and process; default: the recipe's."""
+    learning_rate: Number = None
+    """Peak learning rate; default: the recipe's."""
+    num_frames: Count = None
+    """Frames of a training window; default: the recipe's."""
+    frame_size: Annotated[
+        tuple[int, int] | None, tyro.conf.arg(metavar="HEIGHT WIDTH", help_behavior_hint="")
+    ] = None
+    """Size that all frames are cut and scaled to; default: the recipe's."""
+    fps: Number = None
+    """Frames per second of a window: faster recordings are thinned out; default: the recipe's, for
+    tokens the data's."""
+    clip_stride: Count = None
+    """Frames between the starts of two windows; default: the recipe's."""
+    seed: int = 0
+    """Of the weights, the order of the data and the masks."""
+    device: str = "auto"
+    """cpu, cuda, mps; auto: a GPU where there is one."""
+    precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(help_behavior_hint="")] = (
+        None
+    )
+    """Default: the recipe's."""
+    compile: bool = False
+    """Use torch.compile."""
+    workers: int = 0
+    """Processes that load data, per training process."""
+    save_every: Count = None
+    """Steps between checkpoints; default: the recipe's."""
+    sample_every: Count = None
+    """Steps between samples in RUN/samples, 0 = none; default: four times per stage."""
+    tracker: Literal["none", "wandb", "trackio"] = "none"
+    """A service to report to, besides TensorBoard."""
+
+
+def train(options: TrainOptions) -> None:
+    """Checks the data, trains, writes RUN/model."""
+    from maskworld.cli.training import run_training
+
+    run_training(options)

@@ -1,0 +1,292 @@
+"""The work of `maskworld train`: the user's data meets a recipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+
+from maskworld.cli.adapt import check_fits, check_frame_size, fit_config
+from maskworld.cli.inputs import check_writable
+from maskworld.cli.train import TrainOptions
+from maskworld.data.dataset import ImageDataset
+from maskworld.data.loader import make_loader
+from maskworld.data.sources.tar_shards import TarShardStream
+from maskworld.data.storage import remove
+from maskworld.data.video_files import write_video
+from maskworld.evaluation.prediction import predict
+from maskworld.nn.config_io import config_to_json
+from maskworld.nn.weights_io import load_state_tensors, state_tensors
+from maskworld.recipes import load_recipe
+from maskworld.recipes.open import (
+    Dataset,
+    Source,
+    load_release,
+    open_dataset,
+    open_source,
+    save_release,
+)
+from maskworld.recipes.recipe import Recipe
+from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.worlddreamer import WorldDreamer, WorldDreamerConfig
+from maskworld.tokenizers.patch import PatchTokenizer
+from maskworld.tokenizers.pretrained import PretrainedVQ, PretrainedVQConfig
+from maskworld.tokenizers.token_grid import TokenGrid
+from maskworld.training.checkpoint import list_checkpoints
+from maskworld.training.config import Stage
+from maskworld.training.distributed import derive_seed, processes_from_environment
+from maskworld.training.loop import train
+from maskworld.types import Batch
+
+FIT_FRAMES = 600
+"""Frames that codes are fitted on: more patches than the fit takes."""
+
+
+def run_training(options: TrainOptions) -> None:
+    """Everything that can be wrong with the settings and the data is found before the run folder
+    is made; a run that fails before its first checkpoint leaves none."""
+    recipe = load_recipe(options.recipe)
+    if not options.data:
+        raise ValueError(
+            "Expected --data with something to train on: see `maskworld train --help`."
+        )
+    if options.weights and len(options.weights) != len(options.data):
+        raise ValueError(
+            f"Expected one of --weights per --data ({len(options.data)}), found "
+            f"{len(options.weights)}."
+        )
+    check_writable(options.out)
+    sources = [open_source(path) for path in options.data]
+    system, decoding = _build_system(options, recipe, sources)
+    stages = _stages(options, recipe, system)
+    data = _open_data(options, recipe, system.config, sources)
+    existed = options.out.exists()
+    processes = processes_from_environment()
+    if processes.is_main:
+        for dataset in data.datasets:
+            print(_describe(dataset), file=sys.stderr)
+    try:
+        if isinstance(system.tokenizer, PatchTokenizer) and not system.tokenizer.is_fitted:
+            _fit_tokenizer(system.tokenizer, data, options.seed)
+        result = train(
+            system,
+            stages,
+            data.batches,
+            options.out,
+            seed=options.seed,
+            device=options.device,
+            resume=options.resume,
+            config=_record(options, recipe, system.config),
+            on_sample=_sampler(options, recipe, data, decoding),
+            tracker=options.tracker,
+        )
+        if processes.is_main:
+            save_release(system.cpu(), options.out / "model", decoding)
+    except BaseException:
+        has_checkpoint = bool(list_checkpoints(options.out / "checkpoints"))
+        if processes.is_main and not existed and options.out.exists() and not has_checkpoint:
+            remove(options.out)
+        raise
+    if processes.is_main:
+        print(
+            f"Trained {result.step} steps, last loss {result.loss:.4f} -> {options.out / 'model'}\n"
+            f"Score it:  maskworld evaluate {options.out / 'model'} --data HELD_OUT\n"
+            f"Dream:     maskworld generate {options.out / 'model'} --image FILE --out dream.mp4"
+        )
+
+
+# ---------------------------------------------------------------------------------------- system
+
+
+def _build_system(
+    options: TrainOptions, recipe: Recipe, sources: Sequence[Source | list[str]]
+) -> tuple[WorldDreamer, ParallelDecoding]:
+    """The system that the recipe, the options and the data ask for, and how it is sampled."""
+    decoding = recipe.decoding
+    initial: WorldDreamer | None = None
+    if options.init is not None:
+        release = load_release(options.init)
+        initial, decoding = release.system, release.decoding
+        config = _asked(options, initial.config)
+        check_fits(config, sources)
+    else:
+        config = fit_config(_asked(options, recipe.system), sources, options.fps)
+    check_frame_size(config)
+    is_published = initial is None and isinstance(config.tokenizer, PretrainedVQConfig)
+    published = _published_tokenizer(options) if is_published else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(options.seed, 0, "weights"))
+        system = WorldDreamer(config)
+    if initial is not None:
+        load_state_tensors(system, state_tensors(initial), str(options.init))
+    if published is not None:
+        system.tokenizer = published
+    return system, decoding
+
+
+def _asked(options: TrainOptions, config: WorldDreamerConfig) -> WorldDreamerConfig:
+    asked: dict[str, Any] = {
+        "num_frames": options.num_frames,
+        "frame_size": options.frame_size,
+        "fps": options.fps,
+    }
+    return replace(config, **{k: v for k, v in asked.items() if v is not None})
+
+
+def _published_tokenizer(options: TrainOptions) -> PretrainedVQ:
+    from maskworld.weights.amused import load_amused_vq
+
+    if options.tokenizer is None:
+        raise ValueError(
+            f"Expected --tokenizer with the published VQ weights for {options.recipe}: the `vqvae` "
+            "folder of amused/amused-256, or give --data of tokens."
+        )
+    return load_amused_vq(options.tokenizer)
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Datasets and how they are mixed."""
+
+    datasets: list[Dataset]
+    weights: list[float] | None
+    seed: int
+    num_workers: int
+
+    def batches(self, stage: Stage) -> Any:
+        """Endless batches of a stage, of this process."""
+        return make_loader(
+            self.datasets,
+            self.weights,
+            batch_size=stage.batch_size,
+            seed=derive_seed(self.seed, 0, f"data/{stage.name}") % 2**32,
+            num_workers=self.num_workers,
+        )
+
+    def first(self, num_clips: int, purpose: str) -> Any:
+        """Batches that are the same in all processes, besides those of training."""
+        seed = derive_seed(self.seed, 0, purpose) % 2**32
+        return make_loader(
+            self.datasets, self.weights, batch_size=num_clips, seed=seed, rank=0, world_size=1
+        )
+
+
+def _open_data(
+    options: TrainOptions,
+    recipe: Recipe,
+    config: WorldDreamerConfig,
+    sources: Sequence[Source | list[str]],
+) -> _Data:
+    processes = processes_from_environment()
+    datasets = [
+        open_dataset(
+            source,
+            config.num_frames,
+            config.frame_size,
+            config.fps,
+            clip_stride=options.clip_stride or recipe.clip_stride,
+            rank=processes.rank,
+            world_size=processes.num_processes,
+            seed=options.seed,
+        )
+        for source in sources
+    ]
+    return _Data(datasets, list(options.weights) or None, options.seed, options.workers)
+
+
+def _describe(dataset: Dataset) -> str:
+    if isinstance(dataset, TarShardStream):
+        return f"{dataset.name}: {len(dataset.shards)} tar shards"
+    if isinstance(dataset, ImageDataset):
+        return f"{dataset.source.name}: {len(dataset)} samples of {dataset.num_images} images"
+    return str(dataset.index)
+
+
+def _fit_tokenizer(tokenizer: PatchTokenizer, data: _Data, seed: int) -> None:
+    """Fits the codes on frames of the training data; alike in all processes."""
+    loader, frames, count = data.first(4, "fit"), [], 0
+    while count < FIT_FRAMES:
+        batch = next(loader)
+        frames.append(rearrange(batch.frames, "b v t c h w -> (b v t) c h w"))
+        count += len(frames[-1])
+    generator = torch.Generator().manual_seed(derive_seed(seed, 0, "fit"))
+    tokenizer.fit(torch.cat(frames), generator)
+
+
+# ---------------------------------------------------------------------------------------- stages
+
+
+def _stages(options: TrainOptions, recipe: Recipe, system: WorldDreamer) -> list[Stage]:
+    """The recipe's stages with the user's settings; the tokenizer's own only where it learns."""
+    stages = []
+    for stage in recipe.stages:
+        if stage.name == "tokenizer":
+            learns = any(p.requires_grad for p in system.tokenizer.parameters())
+            if options.init is None and learns:
+                steps = options.tokenizer_steps or stage.num_steps
+                stages.append(_shortened(stage, steps))
+            continue
+        asked: dict[str, Any] = {
+            "batch_size": options.batch_size,
+            "learning_rate": options.learning_rate,
+            "precision": options.precision,
+            "save_every": options.save_every,
+            "sample_every": options.sample_every,
+        }
+        stage = _shortened(stage, options.steps or stage.num_steps)
+        draws = not isinstance(system.tokenizer, TokenGrid)
+        given = {k: v for k, v in asked.items() if v is not None}
+        given.setdefault("sample_every", max(1, stage.num_steps // 4) if draws else 0)
+        stages.append(replace(stage, **given, compile=options.compile or stage.compile))
+    return stages
+
+
+def _shortened(stage: Stage, num_steps: int) -> Stage:
+    return replace(stage, num_steps=num_steps, warmup_steps=min(stage.warmup_steps, num_steps))
+
+
+def _sampler(options: TrainOptions, recipe: Recipe, data: _Data, decoding: ParallelDecoding) -> Any:
+    """Writes RUN/samples/step-N.mp4: real clips above, their dreamt futures below."""
+    kept: list[Batch] = []
+
+    def sample(system: WorldDreamer, step: int) -> None:
+        if isinstance(system.tokenizer, TokenGrid):
+            return
+        if not kept:
+            loader = data.first(4, "samples")
+            drawn = (next(loader) for _ in range(20))
+            kept.extend([next((b for b in drawn if not b.is_image), next(loader))])
+        batch = kept[0].to(system.null_text.device)
+        if batch.is_image:
+            return  # only images to train on: there is no future to show
+        generator = torch.Generator().manual_seed(options.seed)
+        dream = predict(system, batch, recipe.num_context, decoding, generator).dream
+        assert batch.frames is not None
+        assert dream.frames is not None
+        rows = torch.stack([batch.frames[:, 0].cpu(), dream.frames[:, 0].cpu()])
+        image = rearrange(rows, "rows b t c h w -> t (rows h) (b w) c").contiguous()
+        path = options.out / "samples" / f"step-{step:08d}.mp4"
+        write_video(path, image.numpy(), system.config.fps)
+
+    return sample
+
+
+def _record(options: TrainOptions, recipe: Recipe, config: WorldDreamerConfig) -> dict[str, Any]:
+    """What config.json keeps; a resumed run must say the same."""
+    return {
+        "name": recipe.name,
+        "data": [str(Path(path)) if "://" not in path else path for path in options.data],
+        "weights": list(options.weights),
+        "clip_stride": options.clip_stride or recipe.clip_stride,
+        "init": options.init,
+        "system_config": config_to_json(config),
+        "decoding": asdict(recipe.decoding),
+    }
