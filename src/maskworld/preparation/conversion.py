@@ -199,6 +199,8 @@ def _import_one(
 ) -> None:
     try:
         for piece in _pieces(recording.episode, layout, settings):
+            if not _segments(recording.episode.segments, piece):
+                continue  # nothing that a window may use
             add(**_converted(recording, piece, layout))
             report.num_episodes += 1
             report.num_frames += len(piece)
