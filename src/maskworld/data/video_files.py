@@ -69,8 +69,11 @@ class VideoReader:
         size: tuple[int, int] | None = None,
         index: VideoIndex | None = None,
     ) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self.path = Path(path)
         self.size = size
+        self._scaler = VideoReformatter()
         self._container = _open(self.path)
         self._stream = _video_stream(self._container, self.path)
         self._stream.thread_count = 1  # parallelism belongs to the loader's workers
@@ -191,10 +194,15 @@ class VideoReader:
                 "expected one size per file; split it or scale it to one size first."
             )
         quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        if self.size is not None and self.size != shape:
-            height, width = self.size if quarter_turns % 2 == 0 else self.size[::-1]
-            frame = frame.reformat(width=width, height=height, interpolation="AREA")
-        image = frame.to_ndarray(format="rgb24")
+        height, width = self.size or shape
+        if quarter_turns % 2 and self.size is not None:
+            height, width = width, height
+        # One scaler for all frames, of one thread: threads cost more than they bring at these
+        # sizes, and freeing them in a forked worker would wait for ever.
+        kind = "BILINEAR" if (height, width) == shape else "AREA"
+        image = self._scaler.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=kind, threads=1
+        ).to_ndarray()
         return np.rot90(image, quarter_turns) if quarter_turns else image
 
 
@@ -220,6 +228,7 @@ class OpenVideos:
 
     def open(self, path: Path) -> VideoReader:
         if self._pid != os.getpid():
+            self._of_parent = self._readers  # kept: closing them here would disturb the parent's
             self._forget()
         reader = self._readers.get(path, lambda: VideoReader(path, index=self._indexes.get(path)))
         self._indexes[path] = reader.index

@@ -1,0 +1,148 @@
+"""Claims about maskworld.data.transforms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maskworld.data.transforms import (
+    ColorJitter,
+    HorizontalFlip,
+    ResizeCrop,
+    apply_transforms,
+    swap_left_right,
+)
+from maskworld.types import Clip
+
+
+def random_clip(views: int = 1, size: tuple[int, int] = (12, 20)) -> Clip:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 7, (views, 3, *size), generator=generator, dtype=torch.uint8)
+    frames = torch.randint(0, 256, (views, 3, 3, *size), generator=generator, dtype=torch.uint8)
+    actions = torch.randn(3, 2, generator=generator)
+    return Clip(frames=frames, labels=labels, actions=actions, caption="turning left, Right lane")
+
+
+def assert_equal(a: Clip, b: Clip) -> None:
+    for name in ("frames", "labels", "actions"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert a.caption == b.caption
+
+
+FLIP = HorizontalFlip(1.0, action_names=["speed", "yaw_rate"])
+
+
+def test_a_flip_mirrors_pixels_labels_the_yaw_rate_and_the_words() -> None:
+    clip = random_clip()
+    flipped = apply_transforms(clip, [FLIP], seed=0)
+    assert clip.frames is not None
+    assert clip.labels is not None
+    assert clip.actions is not None
+    assert flipped.frames is not None
+    assert flipped.labels is not None
+    assert flipped.actions is not None
+    assert torch.equal(flipped.frames[..., 0], clip.frames[..., -1])
+    assert torch.equal(flipped.labels[..., 0], clip.labels[..., -1])
+    assert torch.equal(flipped.actions, clip.actions * torch.tensor([1.0, -1.0]))
+    assert flipped.caption == "turning right, Left lane"
+    assert_equal(apply_transforms(flipped, [FLIP], seed=0), clip)
+
+
+def test_a_flip_exchanges_left_and_right_cameras() -> None:
+    clip = random_clip(views=3)
+    flip = HorizontalFlip(1.0, ["speed", "yaw_rate"], views=("front", "front_left", "front_right"))
+    flipped = apply_transforms(clip, [flip], seed=0)
+    assert clip.frames is not None
+    assert flipped.frames is not None
+    assert torch.equal(flipped.frames, clip.frames[[0, 2, 1]].flip(-1))
+    assert_equal(apply_transforms(flipped, [flip], seed=0), clip)
+
+
+def test_a_flip_that_does_not_know_the_channels_or_views_is_refused() -> None:
+    with pytest.raises(ValueError, match="action_names"):
+        apply_transforms(random_clip(), [HorizontalFlip(1.0)], seed=0)
+    with pytest.raises(ValueError, match="mirror image"):
+        apply_transforms(random_clip(views=2), [FLIP], seed=0)
+    lopsided = replace(FLIP, views=("front", "left"))
+    with pytest.raises(ValueError, match="mirror image"):
+        apply_transforms(random_clip(views=2), [lopsided], seed=0)
+
+
+def test_half_of_the_seeds_flip() -> None:
+    clip, flip = random_clip(), replace(FLIP, p=0.5)
+    flips = [apply_transforms(clip, [flip], seed=s) is not clip for s in range(200)]
+    assert 70 < sum(flips) < 130
+
+
+def test_words_keep_their_case_and_others_stay() -> None:
+    assert swap_left_right("Left, RIGHT; leftover bright") == "Right, LEFT; leftover bright"
+
+
+@pytest.mark.parametrize("size", [(6, 10), (6, 6), (24, 10), (12, 20), (5, 7)])
+@pytest.mark.parametrize("crop", ["center", "random"])
+def test_resizing_gives_the_size_and_no_new_class(size: tuple[int, int], crop: str) -> None:
+    clip = random_clip()
+    resized = apply_transforms(
+        clip, [ResizeCrop(size, "random" if crop == "random" else "center")], 3
+    )
+    assert resized.frames is not None
+    assert resized.labels is not None
+    assert clip.labels is not None
+    assert resized.frames.shape == (1, 3, 3, *size)
+    assert resized.labels.shape == (1, 3, *size)
+    assert set(resized.labels.unique().tolist()) <= set(clip.labels.unique().tolist())
+
+
+def test_halving_averages_two_by_two_pixels() -> None:
+    clip = random_clip()
+    resized = apply_transforms(clip, [ResizeCrop((6, 10))], seed=0)
+    assert clip.frames is not None
+    assert resized.frames is not None
+    mean = torch.nn.functional.avg_pool2d(clip.frames[0].float(), 2)
+    assert (resized.frames[0].float() - mean).abs().max() <= 0.5
+
+
+def test_pixels_and_labels_are_cut_alike() -> None:
+    """The same map as pixels and as labels stays the same map under a crop that only cuts."""
+    labels = torch.arange(12 * 20, dtype=torch.uint8).reshape(1, 1, 12, 20)
+    clip = Clip(frames=labels[:, :, None].expand(1, 1, 3, 12, 20).clone(), labels=labels)
+    starts = set()
+    for seed in range(20):
+        cut = apply_transforms(clip, [ResizeCrop((12, 12), "random")], seed)
+        assert cut.frames is not None
+        assert cut.labels is not None
+        assert torch.equal(cut.frames[:, :, 0], cut.labels)
+        starts.add(int(cut.labels[0, 0, 0, 0]))
+    assert min(starts) >= 0
+    assert len(starts) > 4
+    middle = apply_transforms(clip, [ResizeCrop((12, 12))], 0).labels
+    assert middle is not None
+    assert int(middle[0, 0, 0, 0]) == 4
+
+
+def test_jitter_of_zero_is_identity_and_leaves_labels_alone() -> None:
+    clip = random_clip()
+    assert_equal(apply_transforms(clip, [ColorJitter(0.0, 0.0, 0.0)], seed=1), clip)
+    jittered = apply_transforms(clip, [ColorJitter(0.5, 0.5, 0.5)], seed=1)
+    assert jittered.frames is not None
+    assert clip.frames is not None
+    assert not torch.equal(jittered.frames, clip.frames)
+    assert torch.equal(jittered.labels, clip.labels)  # type: ignore[arg-type]
+
+
+def test_jitter_is_one_draw_per_video_and_one_per_image() -> None:
+    frames = torch.full((1, 4, 3, 2, 2), 100, dtype=torch.uint8)
+    for is_image, count in ((False, 1), (True, 4)):
+        clip = Clip(frames=frames, is_image=is_image)
+        jittered = apply_transforms(clip, [ColorJitter(0.5, 0.0, 0.0)], seed=2).frames
+        assert jittered is not None
+        assert len(set(jittered[0, :, 0, 0, 0].tolist())) == count
+
+
+def test_tokens_cannot_be_transformed_as_pixels() -> None:
+    clip = Clip(tokens=torch.zeros(1, 2, 3, 3, dtype=torch.long))
+    for transform in (ResizeCrop((4, 4)), HorizontalFlip(1.0), ColorJitter()):
+        with pytest.raises(ValueError, match="needs pixels"):
+            apply_transforms(clip, [transform], seed=0)
