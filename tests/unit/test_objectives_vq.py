@@ -112,7 +112,7 @@ def test_one_optimizer_teaches_the_discriminator_to_tell_real_from_fake() -> Non
         terms = adversary(reconstruction, frames(), (reconstruction - 1).square().mean())
         terms[1].backward()
         optimizer.step()
-        losses.append(float(terms[1]))
+        losses.append(float(terms[1].detach()))
     assert losses[-1] < 0.5 * losses[0]
 
 
