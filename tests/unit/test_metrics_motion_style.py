@@ -12,6 +12,7 @@ from maskworld.metrics import (
     style_features,
     turned_right_way,
 )
+from maskworld.metrics.motion import _correlations
 
 
 def landscape(b: int, h: int = 40, w: int = 96, seed: int = 0) -> torch.Tensor:
@@ -28,6 +29,17 @@ def test_shift_of_a_translated_scene_is_its_translation_positive_to_the_right(mo
     before, after = wide[..., 17:113], wide[..., 17 - moved : 113 - moved]
     shift = horizontal_shift(before, after)
     torch.testing.assert_close(shift, torch.full((4,), float(moved)), atol=0.2, rtol=0)
+
+
+def test_correlations_equal_a_loop_over_shifts():
+    generator = torch.Generator().manual_seed(0)
+    x, y = (100 + torch.randn(3, 5, 20, generator=generator).double() for _ in range(2))
+    slow = []
+    for d in range(-6, 7):
+        a, b = x[..., max(0, -d) : 20 - max(0, d)], y[..., max(0, d) : 20 - max(0, -d)]
+        a, b = (part - part.mean(-1, keepdim=True) for part in (a, b))
+        slow.append((a * b).sum((1, 2)) / (a.square().sum((1, 2)) * b.square().sum((1, 2))).sqrt())
+    torch.testing.assert_close(_correlations(x, y, 6), torch.stack(slow, 1))
 
 
 def test_half_pixel_shifts_are_found():
