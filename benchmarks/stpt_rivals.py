@@ -297,10 +297,29 @@ def build_model(name: str, size: Size) -> nn.Module:
     return kind(size, fit_width(lambda f: kind(size, f), target))
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, the device's queue drained."""
-    start = time.perf_counter()
+def warm_up(name: str, size: Size) -> None:
+    """One clip and one step of a tiny model, so that libraries are loaded before measuring."""
+    tiny = Size((2, 2, 4), 16, 16 * size.num_heads, 1, size.num_heads, size.conv, 1)
+    models: dict[str, Callable[[], nn.Module]] = {
+        "stpt": lambda: STPTModel(tiny, 64),
+        "full-attention": lambda: FullTransformer(tiny, 64),
+        "autoregressive": lambda: Autoregressive(tiny, 64),
+        "uvit2d-frames": lambda: FrameByFrameUVit(tiny, 64, 1),
+    }
+    model = models[name]()
+    with torch.inference_mode():
+        clip = model.generate()
+    model.training_loss(clip.clone(), torch.ones_like(clip, dtype=torch.bool)).backward()
+    if isinstance(model, Autoregressive):
+        model = model.double()
+        assert torch.equal(model.generate(), model.generate_without_cache()), "an exact cache"
+
+
+def seconds(run: Callable[[], object], device: torch.device, clock: str) -> float:
+    """Time of one call by the wall or by this process's CPU use, the device's queue drained."""
+    now = {"wall": time.perf_counter, "cpu": time.process_time}[clock]
+    start = now()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return now() - start
