@@ -356,12 +356,15 @@ def _open(path: Path) -> Any:
     try:
         return av.open(str(path), metadata_errors="ignore")
     except av.error.FFmpegError as error:
-        head = path.read_bytes()[:64]
-        if head[4:8] == b"ftyp":
-            reason = "a truncated mp4 (its index is missing): copy or export it again"
-        else:
-            reason = "no video that FFmpeg knows: remove or convert it"
-        raise ValueError(f"{path} cannot be opened, it is {reason}. ({error})") from error
+        raise ValueError(f"{path} cannot be opened, it is {_reason(path)}. ({error})") from error
+
+
+def _reason(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[4:] == b"ftyp":
+        return "a truncated mp4 (its index or its frames are missing): copy or export it again"
+    return "no video that FFmpeg knows: remove or convert it"
 
 
 def _what_is(path: Path) -> str:
@@ -369,6 +372,8 @@ def _what_is(path: Path) -> str:
 
 
 def _video_stream(container: Any, path: Path) -> Any:
+    if len(container.streams) == 0:
+        raise ValueError(f"{path} cannot be opened, it is {_reason(path)}.")
     if not container.streams.video:
         raise ValueError(f"{path} has no video stream: expected a video, found sound or text only.")
     return container.streams.video[0]
