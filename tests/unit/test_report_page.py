@@ -119,6 +119,19 @@ def test_every_frame_in_the_page_is_the_frame_that_was_given(tmp_path):
             np.testing.assert_array_equal(sheet[top : top + h, left : left + w], frame)
 
 
+def test_curves_of_one_quantity_share_a_chart_and_others_do_not(tmp_path):
+    line = [(0, 1.0), (1, 2.0)]
+    names = ["loss/train", "loss/held_out", "loss/cross_entropy", "loss/accuracy"]
+    html = page(tmp_path, curves=dict.fromkeys(names, line))
+    charts = html.partition('id="training"')[2].partition("</section>")[0]
+    assert re.findall(r"<figcaption><b>([^<]+)", charts) == [
+        "Loss",
+        "Cross-entropy of hidden tokens",
+        "Accuracy on hidden tokens",
+    ]
+    assert re.findall(r'class="name c\d"[^>]*>([^<]+)', charts) == ["held out", "train"]
+
+
 def test_every_picture_is_described(tmp_path):
     seen = parsed(page(tmp_path)).seen
     assert all(attrs["alt"] for tag, attrs in seen if tag == "img")

@@ -29,7 +29,10 @@ class Label:
 
 _LABELS = {
     "psnr": Label("PSNR", "mean over frames, pixels against the real future", "dB"),
-    "loss": Label("Loss", unit="nats"),
+    "loss": Label("Loss"),
+    "cross_entropy": Label("Cross-entropy of hidden tokens", unit="nats"),
+    "accuracy": Label("Accuracy on hidden tokens", digits=1, is_share=True),
+    "l1": Label("Absolute error of reconstructed pixels"),
     "ssim": Label("SSIM", "structural similarity to the real future", digits=3),
     "token_accuracy": Label("Token accuracy", "all future tokens", digits=1, is_share=True),
     "changed_token_accuracy": Label(

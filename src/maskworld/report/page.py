@@ -35,6 +35,9 @@ HIGHLIGHTS = (
 )
 """Metrics shown large at the top, the first four that a report has."""
 
+SPLITS = ("train", "held_out", "validation")
+"""Last parts of curve names that share a chart: "loss/train" with "loss/held_out"."""
+
 
 def write_report(
     path: Path | str,
@@ -54,7 +57,8 @@ def write_report(
         title: of the page.
         results: the content of `metrics.json`.
         videos: rows of clips; those of one section share a player, in the order of first use.
-        curves: name -> (step, value) pairs; names "loss/train" and "loss/held out" share a chart.
+        curves: name -> (step, value) pairs; those that differ by their last part alone, one of
+            `SPLITS`, share a chart.
         notes: paragraphs of plain text under the numbers.
         summary: one or two sentences under the title.
         max_video_bytes: beyond it, clips are stored with loss, and the page says so.
@@ -248,17 +252,19 @@ def _looks(curves: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _curve_charts(curves: Mapping[str, Sequence[tuple[Number, Number]]]) -> str:
-    """Curves of one family ("loss/train", "loss/held out") in one chart."""
+    """A chart per curve; those that only differ by their split share one."""
     families: dict[str, dict[str, Sequence[tuple[Number, Number]]]] = {}
     for name, points in curves.items():
-        family, _, member = name.partition("/")
-        families.setdefault(family, {})[words(member or family)] = points
+        family, _, split = name.rpartition("/")
+        if split not in SPLITS:
+            family, split = name, ""
+        families.setdefault(family, {})[words(split)] = points
     charts = []
     for family, members in families.items():
-        label = label_of(family)
+        label = label_of(family if "/" not in family else family.removeprefix("loss/"))
         chart = line_chart(
-            f"{label.title} over training steps: {', '.join(members)}",
-            members if len(members) > 1 else {"": next(iter(members.values()))},
+            f"{label.title} over training steps",
+            members,
             x_label="training step",
             y_label="" if label.is_share else label.unit,
         )
