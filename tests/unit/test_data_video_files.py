@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 
-from maskworld.data import video_files
 from maskworld.data.video_files import (
     CODECS,
     OpenVideos,
@@ -198,7 +197,7 @@ def test_a_failed_write_leaves_the_old_video(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video_files.VideoEncoder, "_mux", interrupted)
+    monkeypatch.setattr(VideoEncoder, "_mux", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_video(path, moving(30), fps=10)
     assert path.read_bytes() == before

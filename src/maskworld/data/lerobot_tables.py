@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from maskworld.data import lerobot_schema as schema
+from maskworld.data.lerobot_metadata import read_info, read_tables
 from maskworld.data.statistics import RunningStatistics
 from maskworld.data.storage import atomic_path
 
@@ -84,8 +85,6 @@ def write_tables(
 def load_state(root: Path) -> DatasetState:
     """Reads what the writer needs to extend the v3.0 dataset at `root`."""
     import pyarrow.parquet as pq
-
-    from maskworld.data.lerobot_reader import read_info, read_tables
 
     info = read_info(root)
     if info["codebase_version"] != "v3.0":
