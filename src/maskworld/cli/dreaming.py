@@ -29,6 +29,7 @@ from maskworld.systems.worlddreamer import (
     region_of_pixels,
     task_mask,
 )
+from maskworld.tokenizers.token_grid import TokenGrid
 from maskworld.training.distributed import Processes, choose_device
 from maskworld.types import Clip, Prompt
 
@@ -39,6 +40,11 @@ def generate_video(options: GenerateOptions) -> None:
     task = choose_task(options)
     release = load_release(options.model)
     system = release.system.to(choose_device(options.device, Processes()))
+    if isinstance(system.tokenizer, TokenGrid) and options.out.suffix != ".npy":
+        raise ValueError(
+            f"Expected --out to end in .npy, found {options.out.name!r}: this model dreams codes of "
+            f"{system.tokenizer.config.name!r} and has no decoder to draw them."
+        )
     decoding = _decoding(options, release.decoding)
     generator = torch.Generator().manual_seed(options.seed)
     num_frames = _num_frames(options, task, system)
@@ -46,7 +52,11 @@ def generate_video(options: GenerateOptions) -> None:
     prompt = _prompt(options, system, num_frames)
     started = time.perf_counter()
     with torch.no_grad():
-        tokens = dream(system, prompt, tokens, hidden, decoding, generator)
+        if task == "stylization":
+            keep, passes = options.keep, options.passes
+            tokens = system.stylize(prompt, tokens, decoding, generator, keep, passes).tokens
+        else:
+            tokens = dream(system, prompt, tokens, hidden, decoding, generator)
         _write(options.out, system, tokens)
     seconds = time.perf_counter() - started
     print(f"{task}: {num_frames} frames in {seconds:.1f} s -> {options.out}")
@@ -99,6 +109,8 @@ def _check_inputs(options: GenerateOptions, task: Task) -> None:
         raise ValueError(f"Expected --box or --mask with the task inpainting only, found {task}.")
     if not 0 < options.keep < 1:
         raise ValueError(f"Expected --keep above 0 and below 1, found {options.keep}.")
+    if options.passes < 1:
+        raise ValueError(f"Expected --passes of at least 1, found {options.passes}.")
 
 
 def dream(

@@ -53,6 +53,8 @@ class GenerateOptions:
     """Image, white where inpainting fills in; instead of --box."""
     keep: float = 0.25
     """Share of the video's tokens that stylization keeps, in (0, 1)."""
+    passes: int = 1
+    """Passes of stylization; from the second on, what was kept is restyled too."""
     num_frames: Count = None
     """Length of the result; default: the model's window. Longer ones come window by window."""
     steps: Count = None

@@ -1,0 +1,52 @@
+"""`maskworld evaluate`: how good is a model, and is it better than doing nothing?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+_QUIET = tyro.conf.arg(help_behavior_hint="")
+Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score a model's dreams of data it has not seen, beside trivial baselines (copying the last
+    frame, a blurred copy, the mean image). Writes OUT/metrics.json with intervals and the protocol,
+    OUT/report.html, and OUT/videos/ with real and dreamt clips side by side.
+
+    Examples:
+      maskworld evaluate run/model --data held_out/ --out scores
+      maskworld evaluate run/model --data held_out/ --train-data clips/ --num-clips 500
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """Folder of a trained model (RUN/model), or its name on the Hugging Face Hub."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ..."), _QUIET] = ()
+    """Data to score on, never trained on: videos, a folder of them, a LeRobot dataset, tar shards,
+    a .npy of tokens."""
+    train_data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ..."), _QUIET] = ()
+    """What the model was trained on: baselines that are fitted (mean image, unigram) use it.
+    Without it the mean image is of the scored clips, which flatters that baseline."""
+    out: Path = Path("evaluation")
+    """Gets metrics.json, report.html and videos/; earlier ones there are replaced."""
+    num_clips: int = 200
+    """Clips to score, spread evenly over the data."""
+    num_context: int = 1
+    """Given frames; the rest of the window is predicted."""
+    num_frames: Count = None
+    """Frames of a clip; default: the model's window."""
+    batch_size: int = 16
+    """Clips at a time."""
+    seed: int = 0
+    """Of sampling, masks and intervals."""
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Scores the model on the CPU and writes the results."""
+    from maskworld.cli.scoring import score_model
+
+    score_model(options)

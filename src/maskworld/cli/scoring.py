@@ -1,0 +1,247 @@
+"""The work of `maskworld evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from maskworld.cli.evaluate import EvaluateOptions
+from maskworld.cli.inputs import check_writable
+from maskworld.data.dataset import ClipDataset, ImageDataset
+from maskworld.data.video_files import write_video
+from maskworld.evaluation.baselines import MeanImage
+from maskworld.evaluation.likelihood import score_likelihood
+from maskworld.evaluation.prediction import (
+    GREEDY,
+    predict,
+    reconstruct,
+    score_action_sensitivity,
+    score_frames,
+    score_speed,
+    score_tokens,
+    tokens_of,
+)
+from maskworld.evaluation.results import Results
+from maskworld.recipes.open import Dataset, Release, load_release, open_dataset, open_source
+from maskworld.report import VideoRow, write_report
+from maskworld.report.tables import best_baseline
+from maskworld.tokenizers.token_grid import TokenGrid
+from maskworld.types import Batch, Clip, collate
+
+MIN_RECORDINGS = 10
+"""From this many recordings on, intervals draw whole recordings; below, clips."""
+NUM_SHOWN = 6
+
+
+def score_model(options: EvaluateOptions) -> None:
+    """Everything is computed before the first file is written."""
+    if not options.data:
+        raise ValueError("Expected --data to score, found none: see `maskworld evaluate --help`.")
+    if options.num_clips < 2 or options.batch_size < 1:
+        raise ValueError(
+            f"Expected --num-clips of at least 2 and --batch-size of at least 1, found "
+            f"{options.num_clips} and {options.batch_size}."
+        )
+    check_writable(options.out)
+    release = load_release(options.model)
+    num_frames = options.num_frames or release.system.config.num_frames
+    if not 1 <= options.num_context < num_frames:
+        raise ValueError(
+            f"Expected --num-context of 1 to {num_frames - 1}, for clips of {num_frames} frames, "
+            f"found {options.num_context}."
+        )
+    clips, spans = read_clips(options.data, release, num_frames, options.num_clips)
+    train, _ = read_clips(options.train_data, release, num_frames, options.num_clips)
+    batch = collate(clips)
+    if batch.actions is not None and batch.actions.shape[-1] != release.system.config.action_dim:
+        raise ValueError(
+            f"Expected actions of {release.system.config.action_dim} numbers, as the model was "
+            f"trained, found {batch.actions.shape[-1]} in --data."
+        )
+    groups, units = independent_groups(clips, spans)
+    results = Results(release.system.name, _protocol(options, release, clips, units))
+    rows = _score(results, release, batch, groups, train, options)
+    _write(options.out, results, rows)
+
+
+def read_clips(
+    paths: tuple[str, ...], release: Release, num_frames: int, num_clips: int
+) -> tuple[list[Clip], dict[str, int]]:
+    """Up to `num_clips` clips, spread evenly over each of `paths`, of their first view only; and
+    by path how many frames of a recording a clip covers.
+
+    Raises:
+        ValueError: images, which have no future, or data that does not suit the model.
+    """
+    config = release.system.config
+    clips: list[Clip] = []
+    spans: dict[str, int] = {}
+    for number, path in enumerate(paths):
+        share = num_clips // len(paths) + (number < num_clips % len(paths))
+        dataset = open_dataset(open_source(path), num_frames, config.frame_size, config.fps)
+        spans[path] = dataset.index.span if isinstance(dataset, ClipDataset) else 1
+        for clip in islice(_spread(dataset, share, path), share):
+            frames = None if clip.frames is None else clip.frames[:1]
+            tokens = None if clip.tokens is None else clip.tokens[:1]
+            clips.append(replace(clip, frames=frames, tokens=tokens, labels=None, source=path))
+    for clip in clips:
+        if (clip.tokens is None) == isinstance(release.system.tokenizer, TokenGrid):
+            raise ValueError(
+                f"Expected {'pixels' if clip.frames is None else 'tokens'} for this model, found "
+                f"{'tokens' if clip.frames is None else 'pixels'} in {clip.source}."
+            )
+    return clips, spans
+
+
+def _spread(dataset: Dataset, count: int, path: str) -> Iterator[Clip]:
+    if isinstance(dataset, ImageDataset):
+        raise ValueError(f"Expected recordings to predict, found single images in {path}.")
+    if isinstance(dataset, ClipDataset):
+        chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+        yield from (dataset[int(index)] for index in chosen)
+    else:
+        yield from (clip for clip in dataset if not clip.is_image)
+
+
+def independent_groups(
+    clips: list[Clip], spans: dict[str, int]
+) -> tuple[Int[np.ndarray, " n"], str]:
+    """A number per clip, equal where clips are not independent, and in words what they are.
+
+    Args:
+        spans: by source, how many frames of a recording a clip covers.
+
+    Raises:
+        ValueError: fewer than two groups.
+    """
+    recordings = [(clip.source, clip.episode) for clip in clips]
+    what, keys = "recordings", [(*recording, 0) for recording in recordings]
+    if len(set(recordings)) < MIN_RECORDINGS:
+        what = "stretches as long as a clip"
+        keys = [(*r, clip.start // spans[clip.source]) for r, clip in zip(recordings, clips)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    if len(numbers) < 2:
+        raise ValueError(
+            f"Expected at least 2 clips that do not overlap, found {len(numbers)} in --data: give "
+            "longer or more recordings, or shorter clips with --num-frames."
+        )
+    return np.array([numbers[key] for key in keys]), what
+
+
+def _score(
+    results: Results,
+    release: Release,
+    batch: Batch,
+    groups: Int[np.ndarray, " n"],
+    train: list[Clip],
+    options: EvaluateOptions,
+) -> list[VideoRow]:
+    """Adds every metric that the data allows; returns clips to show."""
+    system, context, seed = release.system, options.num_context, options.seed
+    size = options.batch_size
+    batch = replace(batch, tokens=tokens_of(system, batch)[:, None])
+    generator = torch.Generator().manual_seed(seed)
+    real = batch.frames
+    greedy = predict(system, batch, context, GREEDY, generator, size, expected=real is not None)
+    sampled = predict(system, batch, context, release.decoding, generator, size)
+    rows = []
+    if real is not None:
+        expected, argmax = greedy.dream.expected_frames, greedy.dream.frames
+        assert expected is not None
+        assert argmax is not None
+        drawn = reconstruct(system, batch, size)
+        mean = MeanImage.fit([c.frames[None] for c in train if c.frames is not None] or [real])
+        score_frames(results, batch, expected, argmax, drawn, mean, context, groups, seed)
+        rows = _rows(batch, drawn, sampled.dream.frames, expected, context)
+    score_tokens(results, system, batch, greedy.dream.tokens, context, groups, seed)
+    if batch.actions is not None and system.config.action_dim == 2:
+        score_action_sensitivity(results, system, batch, context, groups, seed, size)
+    if real is None and train:
+        score_likelihood(results, system, train, batch, seed)
+    score_speed(results, sampled, len(batch))
+    return rows
+
+
+def _rows(
+    batch: Batch,
+    reconstructed: UInt8[Tensor, "b v t c h w"],
+    dreamt: UInt8[Tensor, "b v t c h w"] | None,
+    expected: UInt8[Tensor, "b v t c h w"],
+    num_context: int,
+) -> list[VideoRow]:
+    """Some clips beside their dreams."""
+    panels = {
+        "real": batch.frames,
+        "reconstructed": reconstructed,
+        "dreamt": dreamt,
+        "dreamt, expected": expected,
+    }
+    chosen = np.linspace(0, len(batch) - 1, min(NUM_SHOWN, len(batch))).round().astype(int)
+    return [
+        VideoRow(
+            name=f"clip {i}",
+            panels={
+                name: rearrange(frames[i], "1 t c h w -> t h w c").contiguous().numpy()
+                for name, frames in panels.items()
+                if frames is not None
+            },
+            caption=batch.captions[i],
+            num_context=num_context,
+            fps=5.0 if batch.fps is None else float(batch.fps[i]),
+        )
+        for i in chosen.tolist()
+    ]
+
+
+def _protocol(
+    options: EvaluateOptions, release: Release, clips: list[Clip], units: str
+) -> dict[str, Any]:
+    config = release.system.config
+    return {
+        "model": options.model,
+        "data": list(options.data),
+        "train_data": list(options.train_data),
+        "mean_image_of": "training data" if options.train_data else "the scored clips",
+        "split": "as the user says: --data was never trained on",
+        "clips": len(clips),
+        "intervals": f"95 % bootstrap over {units}",
+        "frames": options.num_frames or config.num_frames,
+        "given_frames": options.num_context,
+        "frame_size": list(config.frame_size),
+        "fps": clips[0].fps,
+        "decoding": asdict(release.decoding),
+        "seed": options.seed,
+        "parameters": sum(p.numel() for p in release.system.parameters()),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _write(out: Path, results: Results, rows: list[VideoRow]) -> None:
+    """metrics.json, report.html and videos, each whole or not at all."""
+    content = results.to_dict()
+    results.write(out / "metrics.json")
+    for row in rows:
+        strip = np.concatenate(list(row.panels.values()), axis=2)
+        write_video(out / "videos" / f"{row.name.replace(' ', '-')}.mp4", strip, row.fps)
+    write_report(
+        out / "report.html",
+        title="Evaluation",
+        summary=f"{content['protocol']['model']} on {', '.join(content['protocol']['data'])}",
+        results=content,
+        videos=rows,
+    )
+    print(f"{'':34}     model  best baseline")
+    for name, entry in content["metrics"].items():
+        best = best_baseline(entry)
+        beside = f"{best[1]:9.3f} ({best[0]})" if best else ""
+        print(f"{name:34} {entry['model']:9.3f}  {beside}")
+    print(f"\n{out / 'metrics.json'}\n{out / 'report.html'}")
