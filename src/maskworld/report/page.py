@@ -169,7 +169,7 @@ def _video_sections(videos: Sequence[VideoRow], sheets: Sequence[Mapping[str, Sh
 
 
 def _row(row: VideoRow, sheets: Mapping[str, Sheet], first: bool) -> str:
-    wide = " class=wide" if first or len(sheets) > 3 else ""
+    wide = " class=wide" if len(sheets) > 3 or (first and len(sheets) == 3) else ""
     strips = "".join(_strip(row, name, sheet) for name, sheet in sheets.items())
     caption = f"<span>{escape(row.caption)}</span>" if row.caption else ""
     return (
