@@ -28,7 +28,7 @@ def caption(
     start: int,
     style: Style | str,
     *,
-    fps: float | None = None,
+    fps: float | int | None = None,
 ) -> str:
     """For example "autumn dusk, turning left at an intersection, a car ahead".
 
@@ -40,7 +40,7 @@ def caption(
     return f"{words}, {motion} {PLACES[scene.scenario]}, {describe_traffic(scene, poses[0], start)}"
 
 
-def describe_motion(poses: Float[np.ndarray, "t 3"], fps: float) -> str:
+def describe_motion(poses: Float[np.ndarray, "t 3"], fps: float | int) -> str:
     """Waiting, turning, slowing down, speeding up or driving straight."""
     actions = ego.actions_of(poses, fps)
     turn = float(poses[-1, 2] - poses[0, 2])

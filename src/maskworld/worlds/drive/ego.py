@@ -32,7 +32,7 @@ def step_pose(
 
 
 def rollout_poses(
-    pose: Float[np.ndarray, " 3"], actions: Float[np.ndarray, "n 2"], fps: float
+    pose: Float[np.ndarray, " 3"], actions: Float[np.ndarray, "n 2"], fps: float | int
 ) -> Float[np.ndarray, "m 3"]:
     """The `n + 1` poses from `pose` on; `actions[i]` (m/s, rad/s) leads to pose `i + 1`."""
     poses = [np.asarray(pose, dtype=np.float64)]
@@ -41,7 +41,7 @@ def rollout_poses(
     return np.stack(poses)
 
 
-def actions_of(poses: Float[np.ndarray, "m 3"], fps: float) -> Float[np.ndarray, "n 2"]:
+def actions_of(poses: Float[np.ndarray, "m 3"], fps: float | int) -> Float[np.ndarray, "n 2"]:
     """The actions that lead from each pose to the next, the inverse of `rollout_poses`.
 
     A turn of less than pi per step is assumed; sideways motion, which a unicycle lacks, is lost.
@@ -54,7 +54,7 @@ def actions_of(poses: Float[np.ndarray, "m 3"], fps: float) -> Float[np.ndarray,
 
 
 def ghost_profile(
-    rng: np.random.Generator, num_steps: int, speed: float, fps: float, max_yaw_rate: float
+    rng: np.random.Generator, num_steps: int, speed: float, fps: float | int, max_yaw_rate: float
 ) -> Float[np.ndarray, "n 2"]:
     """Smooth random driving: speed from `speed` m/s, yaw rate up to `max_yaw_rate` rad/s.
 

@@ -48,6 +48,35 @@ class Expert:
         self.yaw_rate = 0.0
         self._index = route.start
 
+    def sync(self, acceleration: float, yaw_rate: float) -> None:
+        """Continues from what the ego last did, where someone else drove it."""
+        self.acceleration, self.yaw_rate = acceleration, yaw_rate
+
+    def plan(
+        self,
+        pose: Float[np.ndarray, " 3"],
+        speed: float,
+        agents: Float[np.ndarray, "n 6"],
+        *,
+        num_poses: int = 8,
+        interval: float = 0.5,
+    ) -> Float[np.ndarray, "{num_poses} 3"]:
+        """The poses that it would drive, one per `interval` seconds, if all others went straight.
+
+        The expert itself is left as it was.
+        """
+        saved = self.acceleration, self.yaw_rate, self._index
+        agents = agents.copy()
+        direction = np.stack([np.cos(agents[:, 2]), np.sin(agents[:, 2])], axis=1)
+        poses = []
+        for _ in range(2 * num_poses):
+            action = self.act(pose, speed, agents, interval / 2)
+            pose, speed = ego.step_pose(pose, action, interval / 2), float(action[0])
+            agents[:, :2] += direction * agents[:, 5:] * interval / 2
+            poses.append(pose)
+        self.acceleration, self.yaw_rate, self._index = saved
+        return np.stack(poses[1::2])
+
     def initial_speed(
         self, pose: Float[np.ndarray, " 3"], agents: Float[np.ndarray, "n 6"]
     ) -> float:

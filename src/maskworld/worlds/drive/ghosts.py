@@ -25,7 +25,7 @@ def ghost_actions(
     num_frames: int,
     *,
     start_step: int = 0,
-    fps: float | None = None,
+    fps: float | int | None = None,
     num_tries: int = 12,
 ) -> Float[np.ndarray, "t 2"]:
     """Smooth random actions from the expert's pose at `start_step`; row t leads to frame t.
@@ -34,7 +34,7 @@ def ghost_actions(
     `num_tries` times, after which the one that came closest to free is taken.
     """
     fps = scene.fps if fps is None else fps
-    limit = MAX_YAW_RATE_FAST if scene.is_fast else MAX_YAW_RATE
+    limit = MAX_YAW_RATE_FAST if scene.stage.is_fast else MAX_YAW_RATE
     best, best_gap = None, -np.inf
     for _ in range(num_tries):
         drive = ego.ghost_profile(
@@ -50,14 +50,14 @@ def ghost_actions(
 
 
 def counterfactual_actions(
-    scene: Scene, start_step: int, num_frames: int, *, fps: float | None = None
+    scene: Scene, start_step: int, num_frames: int, *, fps: float | int | None = None
 ) -> tuple[Float[np.ndarray, "t 2"], Float[np.ndarray, "t 2"]]:
     """A left and a right turn from one start, with the same speeds; row t leads to frame t.
 
     Row 0, the step into the start, is the same in both, so the first frames are equal.
     """
     del fps  # The yaw rate is constant, so the frame rate does not change the actions.
-    rate = COUNTERFACTUAL_YAW_RATE_FAST if scene.is_fast else COUNTERFACTUAL_YAW_RATE
+    rate = COUNTERFACTUAL_YAW_RATE_FAST if scene.stage.is_fast else COUNTERFACTUAL_YAW_RATE
     speed = float(np.clip(scene.actions[start_step, 0], 3.0, 20.0))
     left = np.tile((speed, rate), (num_frames, 1))
     left[0] = scene.actions[start_step]
@@ -66,7 +66,9 @@ def counterfactual_actions(
     return left, right
 
 
-def clearance(scene: Scene, start_step: int, drive: Float[np.ndarray, "n 2"], fps: float) -> float:
+def clearance(
+    scene: Scene, start_step: int, drive: Float[np.ndarray, "n 2"], fps: float | int
+) -> float:
     """The smallest gap, in metres, from the ego's middle line to anything solid on the way."""
     poses = ego.rollout_poses(scene.poses[start_step], drive, fps)
     stride = scene.fps / fps
@@ -85,8 +87,8 @@ def clearance(scene: Scene, start_step: int, drive: Float[np.ndarray, "n 2"], fp
         across = np.abs(-s * delta[..., 0] + c * delta[..., 1]) - agents[..., 4] / 2
         gap = float(np.hypot(np.maximum(along, 0), np.maximum(across, 0)).min())
     for centres, radius in (
-        (scene.surroundings.trees.base, 0.4),
-        (scene.surroundings.buildings.centre, scene.surroundings.buildings.radius),
+        (scene.stage.surroundings.trees.base, 0.4),
+        (scene.stage.surroundings.buildings.centre, scene.stage.surroundings.buildings.radius),
     ):
         if len(centres):
             delta = probes[:, None] - centres[None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,16 @@ class RoadMap:
     scenario: str
     lanes: dict[tuple[str, str, int], Lane]
     network: Any
+
+    @cached_property
+    def centrelines(self) -> dict[tuple[str, str, int], Float[np.ndarray, "_ 2"]]:
+        """Of all lanes, by start node, end node and number from the left."""
+        return {index: lane.centreline for index, lane in self.lanes.items()}
+
+    @cached_property
+    def polygons(self) -> list[Float[np.ndarray, "_ 2"]]:
+        """Outlines of all lanes, in their order; neighbours share their edges up to rounding."""
+        return [lane.polygon() for lane in self.lanes.values()]
 
 
 def check_scenario(scenario: str) -> None:
