@@ -93,6 +93,13 @@ def frame_by_frame_mask(shape: tuple[int, int, int, int], generator: torch.Gener
     return (tube & now) | later.expand(shape)
 
 
+def last_frame_mask(shape: tuple[int, int, int, int], generator: torch.Generator) -> Mask:
+    """All frames visible but the last, which is hidden by the cosine law: next-frame likelihood."""
+    hidden = tube_mask(shape, generator)
+    hidden[:, :-1] = False
+    return hidden
+
+
 def ends_mask(shape: tuple[int, int, int, int], generator: torch.Generator) -> Mask:
     """First and last frame visible: interpolation."""
     hidden = first_frame_mask(shape, generator)
@@ -133,6 +140,7 @@ class MaskMixture:
     first_frame: float = 0.0
     prefix: float = 0.0
     frame_by_frame: float = 0.0
+    last_frame: float = 0.0
     ends: float = 0.0
     box: float = 0.0
     full: float = 0.0
@@ -166,6 +174,7 @@ PATTERNS: dict[str, Callable[[tuple[int, int, int, int], torch.Generator], Tenso
     "first_frame": first_frame_mask,
     "prefix": prefix_mask,
     "frame_by_frame": frame_by_frame_mask,
+    "last_frame": last_frame_mask,
     "ends": ends_mask,
     "box": box_mask,
     "full": full_mask,

@@ -30,14 +30,12 @@ def load_recipe(name: str) -> Recipe:
     names = recipe_names()
     if name not in names:
         raise ValueError(f"Expected a recipe of {', '.join(names)}, found {name!r}.{near(name)}")
-    recipe: Recipe = importlib.import_module(
-        f"maskworld.recipes.{name.replace('-', '_')}"
-    ).RECIPE
+    recipe: Recipe = importlib.import_module(f"maskworld.recipes.{name.replace('-', '_')}").RECIPE
     return recipe
 
 
 def near(name: str) -> str:
-    """" Did you mean ...?" for an unknown recipe, or nothing."""
+    """ " Did you mean ...?" for an unknown recipe, or nothing."""
     matches = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 

@@ -411,6 +411,29 @@ class WorldDreamer(nn.Module, ReleaseMixin):
 
         return roll_out(dream, context, num_frames, window, overlap)
 
+    def stylize(
+        self,
+        prompt: Prompt,
+        tokens: Int[Tensor, "b t gh gw"],
+        decoding: ParallelDecoding,
+        generator: torch.Generator,
+        keep: float = 0.25,
+        num_passes: int = 1,
+    ) -> Dream:
+        """Dreams a clip again in the style of a prompt (section 3.1, task 2).
+
+        The first pass keeps a random share `keep` of the source's tokens and fills the rest; this
+        is the paper's way, and leaves the kept tokens in their old style. Each further pass hides
+        what the pass before was given and fills it from what that pass dreamt.
+        """
+        given = task_mask("stylization", tuple(tokens.shape), generator, keep=keep)  # type: ignore[arg-type]
+        hidden = given.to(self.null_text.device)
+        dream = self.generate(prompt, tokens, hidden, decoding, generator)
+        for _ in range(num_passes - 1):
+            hidden = ~hidden
+            dream = self.generate(prompt, dream.tokens, hidden, decoding, generator)
+        return dream
+
     def render(self, decoded: Decoded) -> Dream:
         """Pixels of decoded tokens; none where the tokenizer cannot draw."""
         if isinstance(self.tokenizer, TokenGrid):

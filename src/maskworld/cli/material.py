@@ -1,0 +1,127 @@
+"""What a quickstart trains on and is scored on: the driving world, or the user's own recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskworld.recipes.recipe import Recipe
+from maskworld.types import Batch, Clip, collate
+
+FRAMES_PER_SECOND = 5.0
+"""Rate to which a user's video is thinned out, as near as its own rate allows."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Clips to train on, clips held out, and what can be asked of a model of them."""
+
+    train: list[Clip]
+    held_out: Batch
+    groups: np.ndarray
+    """A number per held-out clip: clips of one world or recording are drawn together."""
+    split: str
+    """How the held-out clips were kept apart, for the protocol."""
+    pairs: tuple[Batch, Batch] | None = None
+    """Counterfactual left and right turns, where the world can be driven twice."""
+    styles: tuple[str, ...] = ()
+    """Styles that captions name, where they do."""
+    action_names: tuple[str, ...] = ()
+    description: dict[str, Any] = field(default_factory=dict)
+
+
+def drive_material(recipe: Recipe, seed: int, num_workers: int) -> Material:
+    """Training worlds, other worlds held out, and counterfactual pairs in those."""
+    from maskworld.preparation.collect import collect_clips
+    from maskworld.preparation.counterfactuals import collect_pairs
+    from maskworld.worlds.drive import STYLES
+
+    system, drive = recipe.system, recipe.drive
+    settings: dict[str, Any] = {
+        "num_frames": system.num_frames,
+        "size": system.frame_size,
+        "fps": system.fps,
+        "num_workers": num_workers,
+    }
+    first = drive.seed + 1_000_000 * seed
+    worlds = range(first, first + drive.num_worlds)
+    held_out_worlds = range(first + 500_000, first + 500_000 + drive.num_held_out_worlds)
+    train = collect_clips(worlds, drive.clips_per_world, seed=seed, **settings)
+    held_out = collect_clips(held_out_worlds, drive.held_out_clips_per_world, seed=seed, **settings)
+    left, right = collect_pairs(held_out_worlds, drive.num_pairs, seed=seed, **settings)
+    return Material(
+        train=train,
+        held_out=collate(held_out),
+        groups=np.array([clip.episode for clip in held_out]),
+        split="whole worlds",
+        pairs=(collate(left), collate(right)),
+        styles=STYLES,
+        action_names=("speed", "yaw_rate"),
+        description={
+            "source": "driving world",
+            "train_worlds": len(worlds),
+            "held_out_worlds": len(held_out_worlds),
+            "train_clips": len(train),
+            "held_out_clips": len(held_out),
+        },
+    )
+
+
+def user_material(recipe: Recipe, path: Path) -> Material:
+    """Windows of the user's videos or tokens; the last quarter of every recording is held out.
+
+    Raises:
+        ValueError: nothing readable there, or too short for one window in either part.
+    """
+    from maskworld.data.dataset import ClipDataset
+    from maskworld.data.sources.tokens import TokenSource
+    from maskworld.data.sources.video_folder import VideoFolderSource
+    from maskworld.data.transforms import ResizeCrop
+    from maskworld.data.windows import ClipIndex, split_by_time
+
+    is_tokens = path.suffix in (".npy", ".npz")
+    source: Any = TokenSource(path) if is_tokens else VideoFolderSource(path)
+    stride = 1 if is_tokens else max(1, round(source.episode(0).fps / FRAMES_PER_SECOND))
+    fraction = 1 / 6 if is_tokens else 0.25
+    transforms = [] if is_tokens else [ResizeCrop(recipe.system.frame_size)]
+    parts: list[list[Clip]] = []
+    for ranges in split_by_time(source, fraction):
+        index = ClipIndex(source, recipe.system.num_frames, stride, 1, ranges)
+        dataset = ClipDataset(source, index, transforms)
+        parts.append([dataset[i] for i in range(len(dataset))])
+    train, held_out = parts
+    return Material(
+        train=train,
+        held_out=collate(held_out),
+        groups=np.arange(len(held_out)),
+        split=f"last {fraction:.0%} of every recording in time, no window across the cut",
+        description={
+            "source": path.name,
+            "frame_stride": stride,
+            "train_clips": len(train),
+            "held_out_clips": len(held_out),
+            "intervals": "over overlapping windows, so narrower than they should be",
+        },
+    )
+
+
+def mirrored(clips: Sequence[Clip], action_names: tuple[str, ...]) -> list[Clip]:
+    """Every clip flipped left to right, actions and captions too."""
+    from maskworld.data.transforms import HorizontalFlip
+
+    flip = HorizontalFlip(p=1.0, action_names=action_names or None)
+    generator = torch.Generator().manual_seed(0)
+    return [flip(clip, generator) for clip in clips]
+
+
+def without_frames(clips: Sequence[Clip], tokens: torch.Tensor) -> list[Clip]:
+    """The same clips as tokens `n v t gh gw`."""
+    return [
+        replace(clip, frames=None, labels=None, tokens=codes)
+        for clip, codes in zip(clips, tokens, strict=True)
+    ]
