@@ -215,10 +215,10 @@ class VideoReader:
 
 class OpenVideos:
     """Keeps the readers used last open, and every index once read. Safe across fork and pickle:
-    a worker opens its own."""
+    a worker opens its own. `size` scales every video while it is decoded."""
 
-    def __init__(self, max_open: int = 8) -> None:
-        self._max_open = max_open
+    def __init__(self, max_open: int = 8, size: tuple[int, int] | None = None) -> None:
+        self._max_open, self._size = max_open, size
         self._indexes: dict[Path, VideoIndex] = {}
         self._forget()
 
@@ -227,17 +227,19 @@ class OpenVideos:
         self._readers: Recent[Path, VideoReader] = Recent(self._max_open, VideoReader.close)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_max_open": self._max_open, "_indexes": self._indexes}
+        return {"_max_open": self._max_open, "_size": self._size, "_indexes": self._indexes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._max_open, self._indexes = state["_max_open"], state["_indexes"]
+        self.__dict__ |= state
         self._forget()
 
     def open(self, path: Path) -> VideoReader:
         if self._pid != os.getpid():
             self._of_parent = self._readers  # kept: closing them here would disturb the parent's
             self._forget()
-        reader = self._readers.get(path, lambda: VideoReader(path, index=self._indexes.get(path)))
+        reader = self._readers.get(
+            path, lambda: VideoReader(path, size=self._size, index=self._indexes.get(path))
+        )
         self._indexes[path] = reader.index
         return reader
 
