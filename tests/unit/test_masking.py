@@ -17,6 +17,7 @@ from maskworld.masking import (
     first_frame_mask,
     frame_by_frame_mask,
     full_mask,
+    last_frame_mask,
     num_hidden,
     prefix_mask,
     random_positions,
@@ -138,6 +139,14 @@ def test_frame_by_frame_shows_the_past_and_hides_the_future() -> None:
     assert counts[1:].sub(0.25).abs().max() < 0.05
     partial = ((share > 0) & (share < 1)).any(dim=1).double().mean()
     assert partial > 0.7, "the current frame follows the cosine law"
+
+
+def test_last_frame_hides_some_of_the_last_frame_only() -> None:
+    hidden = last_frame_mask((2000, 4, 4, 4), seeded())
+    assert not hidden[:, :-1].any()
+    share = hidden[:, -1].flatten(1).double().mean(dim=1)
+    assert share.min() > 0
+    assert float(share.mean()) == pytest.approx(2 / math.pi, abs=0.03)
 
 
 def test_ends_shows_first_and_last_frame() -> None:

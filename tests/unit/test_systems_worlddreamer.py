@@ -420,6 +420,30 @@ def test_what_each_task_hides() -> None:
         task_mask("inpainting", shape, seeded())
 
 
+def test_stylizing_keeps_a_quarter_in_one_pass_and_replaces_that_too_in_two() -> None:
+    model = build()
+    tokens = random_tokens(2, 4, 6, 8)
+    decoding = ParallelDecoding(num_steps=2)
+    seen: list[tuple[Tensor, Tensor]] = []
+    generate = model.generate
+
+    def recorded(prompt: Prompt, given: Tensor, hidden: Tensor, *rest: Any) -> Any:
+        dream = generate(prompt, given, hidden, *rest)
+        assert torch.equal(dream.tokens[~hidden], given[~hidden])
+        seen.append((given, hidden))
+        return dream
+
+    model.generate = recorded  # type: ignore[method-assign, assignment]
+    prompt = Prompt(text=["autumn"])
+    once = model.stylize(prompt, tokens, decoding, seeded(), keep=0.25)
+    twice = model.stylize(prompt, tokens, decoding, seeded(), keep=0.25, num_passes=2)
+    (_, first), (_, second), (dreamt, third) = seen
+    assert (~first).flatten(1).sum(1).tolist() == [48, 48], "a quarter of 4 x 48"
+    assert torch.equal(once.tokens[~first], tokens[~first])
+    assert torch.equal(third, ~second), "the second pass fills what the first was given"
+    assert torch.equal(twice.tokens[~third], dreamt[~third])
+
+
 def test_region_of_pixels_is_every_token_it_touches() -> None:
     mask = torch.zeros(1, 2, 8, 12, dtype=torch.bool)
     mask[0, 1, 3:5, 8] = True
