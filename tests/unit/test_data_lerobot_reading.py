@@ -137,7 +137,7 @@ def write_v3(root: Path, images: str) -> None:
     for file, episodes in enumerate(([0, 1], [2])):
         path = root / f"data/chunk-000/file-{file:03d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.concat_tables([tables[i] for i in episodes]), path, row_group_size=8)
+        pq.write_table(pa.concat_tables([tables[i] for i in episodes]), path, row_group_size=4)
         for key, camera in zip(CAMERAS, range(2)):
             if images == "video":
                 parts = [recordings()[i]["frames"][camera] for i in episodes]

@@ -40,6 +40,19 @@ def test_quantiles_are_near_the_exact_ones(scale: float) -> None:
         assert abs(found[f"q{round(100 * q):02d}"][0] - exact) < 0.01 * scale
 
 
+def test_quantiles_merge_across_scales() -> None:
+    rng = np.random.default_rng(2)
+    parts = [rng.normal(size=(9000, 1)) * scale for scale in (1e-3, 10.0, 1.0)]
+    merged = RunningStatistics(1)
+    for part in parts:
+        statistics = RunningStatistics(1)
+        statistics.update(part)
+        merged.merge(statistics)
+    for q in QUANTILES:
+        exact = np.quantile(np.concatenate(parts), q)
+        assert abs(merged.compute()[f"q{round(100 * q):02d}"][0] - exact) < 0.05
+
+
 def test_a_constant_has_no_spread() -> None:
     statistics = RunningStatistics(2)
     statistics.update(np.tile([[0.0, -7.25]], (50, 1)))

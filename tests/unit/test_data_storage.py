@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
             (temporary / name).write_text(name)
     assert [p.name for p in final.iterdir()] == ["second"]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = tmp_path / "set"
+    (final / "old").mkdir(parents=True)
+    rename = os.rename
+
+    def refuse_the_new_one(source: Path, target: Path) -> None:
+        if ".tmp-" in Path(source).name:
+            raise PermissionError(source)
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", refuse_the_new_one)
+
+    def write() -> None:
+        with atomic_path(final) as temporary:
+            temporary.mkdir()
+
+    with pytest.raises(PermissionError):
+        write()
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    assert [p.name for p in final.iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize(

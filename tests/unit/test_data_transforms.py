@@ -95,6 +95,16 @@ def test_resizing_gives_the_size_and_no_new_class(size: tuple[int, int], crop: s
     assert set(resized.labels.unique().tolist()) <= set(clip.labels.unique().tolist())
 
 
+def test_shrunk_labels_are_the_nearest_pixels_and_never_in_between() -> None:
+    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(20), indexing="ij")
+    labels = ((rows + columns) % 2 * 6).to(torch.uint8)[None, None]
+    clip = Clip(frames=torch.zeros(1, 1, 3, 12, 20, dtype=torch.uint8), labels=labels)
+    for size in ((7, 11), (24, 40)):
+        resized = apply_transforms(clip, [ResizeCrop(size)], 0).labels
+        assert resized is not None
+        assert set(resized.unique().tolist()) == {0, 6}
+
+
 def test_halving_averages_two_by_two_pixels() -> None:
     clip = random_clip()
     resized = apply_transforms(clip, [ResizeCrop((6, 10))], seed=0)

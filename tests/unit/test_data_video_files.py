@@ -46,7 +46,7 @@ def encode(path: Path, length: int, codec: str, **options: str) -> None:
     [
         ("h264", {"g": "2"}),
         ("h264", {"g": "15", "bf": "3"}),
-        ("h264", {"g": "250", "bf": "2", "x264-params": "open-gop=1"}),
+        ("h264", {"g": "8", "bf": "3", "x264-params": "open-gop=1:b-pyramid=none"}),
         ("av1", {}),
         ("h264-lossless", {}),
     ],
@@ -72,6 +72,18 @@ def test_any_order_gives_the_frames_of_sequential_decoding(
         np.testing.assert_array_equal(reader.read_times(times, 0.04), expected[[59, 0, 30]])
         with pytest.raises(ValueError, match="no frame within"):
             reader.read_times([60 / 12.5 + 0.1], 0.04)
+
+
+def test_another_process_opens_files_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forked worker would share its parent's file position."""
+    write_video(tmp_path / "a.mp4", moving(4), fps=10)
+    videos = OpenVideos()
+    first = videos.open(tmp_path / "a.mp4")
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    assert videos.open(tmp_path / "a.mp4") is not first
+    assert first.read([2]).shape == (1, 64, 96, 3)  # still open
 
 
 def test_sequential_windows_decode_each_frame_once(
