@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-layers", type=int, default=4)
     parser.add_argument("--num-heads", type=int, default=4)
     parser.add_argument("--vocab-size", type=int, default=512)
-    parser.add_argument("--conv", default="depthwise", help="STPT's: dense, depthwise, separable")
+    parser.add_argument("--conv", default="separable", help="STPT's: dense, depthwise, separable")
     parser.add_argument("--num-steps", type=int, default=10, help="of parallel decoding")
     parser.add_argument("--batch-size", type=int, default=2, help="clips per training step")
     parser.add_argument("--repeats", type=int, default=5)
