@@ -131,9 +131,10 @@ def _ground_light(
     """What multiplies the ground's colour (light seen through fog) and what is added (fog)."""
     beam = rays(camera, size)
     clear = np.exp(-appearance.fog_density * beam.distance)[..., None]
-    light = np.broadcast_to(appearance.ground_light.astype(np.float32), (*clear.shape[:2], 3))
-    if appearance.needs_headlights:
-        light = light + headlight(beam.ground_x, beam.ground_y)[..., None]
+    light = np.broadcast_to(appearance.ground_light, (*clear.shape[:2], 3))
+    if appearance.headlights:
+        lamps = appearance.headlights * headlight(beam.ground_x, beam.ground_y)
+        light = light + lamps[..., None]
     haze = (1 - clear) * appearance.fog_colour
     scaled = np.minimum(light * clear / LIGHT_SCALE, 255)
     return scaled.astype(np.uint8), haze.astype(np.uint8)

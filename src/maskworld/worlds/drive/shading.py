@@ -90,7 +90,7 @@ class Polygons:
 def headlight(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Light of the ego's own lamps at a point of the ego frame, as a factor on colours."""
     x = np.maximum(x, 0.1)
-    return 1.0 * np.exp(-((y / (0.5 * x + 1.6)) ** 2)) * np.exp(-x / 30.0) * (x > 0.2)
+    return np.exp(-((y / (0.5 * x + 1.6)) ** 2)) * np.exp(-x / 30.0) * (x > 0.2)
 
 
 def gather_polygons(
@@ -126,11 +126,11 @@ def _lit(
     a = appearance
     facing = np.maximum(normal @ a.sun_direction, 0.0)[:, None]
     light = a.ambient + a.sun * facing
-    if a.needs_headlights:
+    if a.headlights:
         d = position[:, :2] - view.ego_pose[:2]
         c, s = np.cos(view.ego_pose[2]), np.sin(view.ego_pose[2])
         beam = headlight(c * d[:, 0] + s * d[:, 1], -s * d[:, 0] + c * d[:, 1])
-        light = light + 0.8 * beam[:, None]
+        light = light + 0.8 * a.headlights * beam[:, None]
     light = np.where(emits[:, None], 1.0, light)
     distance = np.linalg.norm(position - view.position, axis=1)
     # Lamps shine through the fog a little.
@@ -232,7 +232,7 @@ def _surface(
     painted = (material == PAINT) | (material == WALL)
     colour = np.where(painted[:, None], tint, table[material])
     emits = ((material == TAIL_LIGHT) | (material == HEAD_LIGHT)) & lights_on
-    if appearance.needs_headlights:
+    if appearance.style.time != "day":
         # About half of the windows are lit, always the same ones.
         shines = (np.abs(centre @ (7.3, 3.1, 5.7)).astype(int) % 100 < 50) & (material == WINDOW)
         colour[shines] = (250, 206, 120)

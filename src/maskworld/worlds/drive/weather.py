@@ -91,9 +91,9 @@ class Appearance:
     has_shadows: bool
 
     @property
-    def needs_headlights(self) -> bool:
-        """Dark enough for the ego's own lamps to show."""
-        return self.style.time != "day"
+    def headlights(self) -> float:
+        """How much the ego's own lamps add to the light there is."""
+        return {"day": 0.0, "dusk": 0.35, "night": 1.0}[self.style.time]
 
     @property
     def ground_light(self) -> RGB:
