@@ -38,13 +38,13 @@ class ImportSettings:
     """
 
     size: tuple[int, int] | None = None
-    fps: float | None = None
+    fps: float | int | None = None
     codec: str = "auto"
     """"png", "av1", "h264", "h264-lossless", or "auto" (see LeRobotWriter)."""
     on_error: Literal["raise", "skip"] = "raise"
     overwrite: bool = False
     resume: bool = False
-    max_episode_mb: float = MAX_EPISODE_MB
+    max_episode_mb: float | int = MAX_EPISODE_MB
 
 
 @dataclass

@@ -121,7 +121,7 @@ def import_tokens(
     *,
     grid: tuple[int, int] | None = None,
     vocab_size: int | None = None,
-    fps: float | None = None,
+    fps: float | int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
@@ -204,9 +204,7 @@ def import_webdataset(
     return report
 
 
-def _web_recordings(
-    stream: TarShardStream, kind: str, max_samples: int | None
-) -> Iterator[Recording]:
+def _web_recordings(stream: Any, kind: str, max_samples: int | None) -> Iterator[Recording]:
     number = 0
     for sample in stream.samples():
         if sample.is_image != (kind == "image"):

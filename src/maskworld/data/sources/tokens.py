@@ -69,7 +69,7 @@ class TokenSource:
         *,
         grid: tuple[int, int] | None = None,
         vocab_size: int | None = None,
-        fps: float | None = None,
+        fps: float | int | None = None,
     ) -> None:
         self.path = Path(path)
         self.name = self.path.stem if self.path.is_file() else self.path.resolve().name
