@@ -24,8 +24,8 @@ def videos(tmp_path: Path) -> Path:
     """Two moving videos of 20 frames, with captions."""
     rng = np.random.default_rng(0)
     for k in range(2):
-        world = cv2.resize(rng.integers(0, 256, (4, 16, 3), dtype=np.uint8), (240, 48))
-        frames = np.stack([world[:, 2 * i : 2 * i + 64] for i in range(20)])
+        world = cv2.resize(rng.integers(0, 256, (4, 16, 1), dtype=np.uint8), (240, 48))
+        frames = np.stack([np.stack([world[:, 2 * i : 2 * i + 64]] * 3, -1) for i in range(20)])
         write_video(tmp_path / f"in/{k}.mp4", frames, 10.0)
         (tmp_path / f"in/{k}.txt").write_text(f"video {k}")
     return tmp_path / "in"
