@@ -67,7 +67,7 @@ def doctor(options: DoctorOptions) -> int:
         _required,
         _torch,
         _machine,
-        lambda: _folder(options.out),
+        lambda: check_folder(options.out),
         _video,
         _optional,
         _training_step,
@@ -128,7 +128,7 @@ def _machine() -> Iterator[Finding]:
             yield Finding("ok", what)
 
 
-def _folder(folder: Path) -> Iterator[Finding]:
+def check_folder(folder: Path) -> Iterator[Finding]:
     """Writing is tried in the nearest folder that exists; nothing is left there."""
     absolute = Path(os.path.abspath(folder))
     existing = next(path for path in (absolute, *absolute.parents) if path.is_dir())

@@ -42,8 +42,8 @@ def generate_video(options: GenerateOptions) -> None:
     system = release.system.to(choose_device(options.device, Processes()))
     if isinstance(system.tokenizer, TokenGrid) and options.out.suffix != ".npy":
         raise ValueError(
-            f"Expected --out to end in .npy, found {options.out.name!r}: this model dreams codes of "
-            f"{system.tokenizer.config.name!r} and has no decoder to draw them."
+            f"Expected --out to end in .npy, found {options.out.name!r}: this model "
+            f"dreams codes of {system.tokenizer.config.name!r} and has no decoder to draw them."
         )
     decoding = _decoding(options, release.decoding)
     generator = torch.Generator().manual_seed(options.seed)
@@ -152,7 +152,7 @@ def _decoding(options: GenerateOptions, released: ParallelDecoding) -> ParallelD
 
 def _num_frames(options: GenerateOptions, task: Task, system: WorldDreamer) -> int:
     window = system.config.num_frames
-    num_frames = options.num_frames or window
+    num_frames = window if options.num_frames is None else options.num_frames
     fewest = 1 if task == "text-to-video" else 2
     if num_frames < fewest:
         raise ValueError(f"Expected --num-frames of at least {fewest}, found {num_frames}.")

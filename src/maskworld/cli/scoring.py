@@ -17,6 +17,7 @@ from torch import Tensor
 from maskworld.cli.evaluate import EvaluateOptions
 from maskworld.cli.inputs import check_writable
 from maskworld.data.dataset import ClipDataset, ImageDataset
+from maskworld.data.sources.tokens import TokenSource
 from maskworld.data.video_files import write_video
 from maskworld.evaluation.baselines import MeanImage
 from maskworld.evaluation.likelihood import score_likelihood
@@ -53,7 +54,8 @@ def score_model(options: EvaluateOptions) -> None:
         )
     check_writable(options.out)
     release = load_release(options.model)
-    num_frames = options.num_frames or release.system.config.num_frames
+    window = release.system.config.num_frames
+    num_frames = window if options.num_frames is None else options.num_frames
     if not 1 <= options.num_context < num_frames:
         raise ValueError(
             f"Expected --num-context of 1 to {num_frames - 1}, for clips of {num_frames} frames, "
@@ -87,18 +89,16 @@ def read_clips(
     spans: dict[str, int] = {}
     for number, path in enumerate(paths):
         share = num_clips // len(paths) + (number < num_clips % len(paths))
-        dataset = open_dataset(open_source(path), num_frames, config.frame_size, config.fps)
+        source = open_source(path)
+        if isinstance(source, TokenSource) != isinstance(release.system.tokenizer, TokenGrid):
+            needed = "tokens" if isinstance(release.system.tokenizer, TokenGrid) else "pixels"
+            raise ValueError(f"Expected {needed} for this model, found others in {path}.")
+        dataset = open_dataset(source, num_frames, config.frame_size, config.fps)
         spans[path] = dataset.index.span if isinstance(dataset, ClipDataset) else 1
         for clip in islice(_spread(dataset, share, path), share):
             frames = None if clip.frames is None else clip.frames[:1]
             tokens = None if clip.tokens is None else clip.tokens[:1]
             clips.append(replace(clip, frames=frames, tokens=tokens, labels=None, source=path))
-    for clip in clips:
-        if (clip.tokens is None) == isinstance(release.system.tokenizer, TokenGrid):
-            raise ValueError(
-                f"Expected {'pixels' if clip.frames is None else 'tokens'} for this model, found "
-                f"{'tokens' if clip.frames is None else 'pixels'} in {clip.source}."
-            )
     return clips, spans
 
 

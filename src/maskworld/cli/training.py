@@ -71,7 +71,10 @@ def run_training(options: TrainOptions) -> None:
         for dataset in data.datasets:
             print(_describe(dataset), file=sys.stderr)
     try:
-        if isinstance(system.tokenizer, PatchTokenizer) and not system.tokenizer.is_fitted:
+        continues = options.resume and list_checkpoints(options.out / "checkpoints")
+        if isinstance(system.tokenizer, PatchTokenizer) and not (
+            system.tokenizer.is_fitted or continues
+        ):
             _fit_tokenizer(system.tokenizer, data, options.seed)
         result = train(
             system,
@@ -192,7 +195,7 @@ def _open_data(
             config.num_frames,
             config.frame_size,
             config.fps,
-            clip_stride=options.clip_stride or recipe.clip_stride,
+            clip_stride=_clip_stride(options, recipe),
             rank=processes.rank,
             world_size=processes.num_processes,
             seed=options.seed,
@@ -200,6 +203,10 @@ def _open_data(
         for source in sources
     ]
     return _Data(datasets, list(options.weights) or None, options.seed, options.workers)
+
+
+def _clip_stride(options: TrainOptions, recipe: Recipe) -> int:
+    return recipe.clip_stride if options.clip_stride is None else options.clip_stride
 
 
 def _describe(dataset: Dataset) -> str:
@@ -231,8 +238,7 @@ def _stages(options: TrainOptions, recipe: Recipe, system: WorldDreamer) -> list
         if stage.name == "tokenizer":
             learns = any(p.requires_grad for p in system.tokenizer.parameters())
             if options.init is None and learns:
-                steps = options.tokenizer_steps or stage.num_steps
-                stages.append(_shortened(stage, steps))
+                stages.append(_shortened(stage, options.tokenizer_steps))
             continue
         asked: dict[str, Any] = {
             "batch_size": options.batch_size,
@@ -241,7 +247,7 @@ def _stages(options: TrainOptions, recipe: Recipe, system: WorldDreamer) -> list
             "save_every": options.save_every,
             "sample_every": options.sample_every,
         }
-        stage = _shortened(stage, options.steps or stage.num_steps)
+        stage = _shortened(stage, options.steps)
         draws = not isinstance(system.tokenizer, TokenGrid)
         given = {k: v for k, v in asked.items() if v is not None}
         given.setdefault("sample_every", max(1, stage.num_steps // 4) if draws else 0)
@@ -249,7 +255,9 @@ def _stages(options: TrainOptions, recipe: Recipe, system: WorldDreamer) -> list
     return stages
 
 
-def _shortened(stage: Stage, num_steps: int) -> Stage:
+def _shortened(stage: Stage, num_steps: int | None) -> Stage:
+    if num_steps is None:
+        return stage
     return replace(stage, num_steps=num_steps, warmup_steps=min(stage.warmup_steps, num_steps))
 
 
@@ -285,7 +293,7 @@ def _record(options: TrainOptions, recipe: Recipe, config: WorldDreamerConfig) -
         "name": recipe.name,
         "data": [str(Path(path)) if "://" not in path else path for path in options.data],
         "weights": list(options.weights),
-        "clip_stride": options.clip_stride or recipe.clip_stride,
+        "clip_stride": _clip_stride(options, recipe),
         "init": options.init,
         "system_config": config_to_json(config),
         "decoding": asdict(recipe.decoding),

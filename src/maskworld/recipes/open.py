@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -27,7 +27,10 @@ DECODING_FILE = "generation_config.json"
 """Beside config.json and model.safetensors: how the model is sampled unless the user says."""
 
 Source = LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource
-Dataset = ClipDataset | ImageDataset | TarShardStream
+if TYPE_CHECKING:
+    Dataset = ClipDataset | ImageDataset | TarShardStream
+else:  # run-time checks of a torch IterableDataset only warn about torch's own annotations
+    Dataset = Any
 
 
 # --------------------------------------------------------------------------------------- models
