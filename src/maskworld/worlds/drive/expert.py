@@ -195,17 +195,22 @@ class Expert:
         along = closest * (THIN * SPACING)
         for i, agent in enumerate(agents):
             relative = agent[2] - headings[::THIN][closest[i]]
-            half_length = agent[3] / 2
+            across, half_length = np.abs(np.sin(relative)), agent[3] / 2
             half_width = ego.WIDTH / 2 + agent[4] / 2 + 0.3
-            if lateral[i, 0] < half_width and along[i, 0] > 0:
+            # How far the agent reaches across our path, given how it stands to it.
+            extent = half_width + (half_length - agent[4] / 2) * across
+            inside = lateral[i] < np.where(agent[5] < 0.5, extent + 0.3, half_width)
+            # Who is on our path, or drifts onto it from the side within two seconds.
+            drifts = (across[0] < 0.3) & inside[times <= 2.0].any()
+            if (inside[0] or drifts) and along[i, 0] > 0:
                 along_speed = max(0.0, agent[5] * np.cos(relative[0]))
-                leaders.append((max(along[i, 0] - half_length - front, 0.5), along_speed))
+                gap = along[i, 0] - half_length - front
+                leaders.append((max(gap, 0.5), along_speed))
                 continue
             # Crossing traffic: it will be on our path at about the time when we are.
-            extent = half_width + (half_length - agent[4] / 2) * np.abs(np.sin(relative))
             arrival = along[i] / max(speed, 2.0)
             conflict = (lateral[i] < extent) & (np.abs(arrival - times) < 1.6) & (along[i] > 3.0)
-            conflict &= np.abs(np.sin(relative)) > 0.3
+            conflict &= across > 0.3
             if conflict.any():
                 first = along[i][conflict].min()
                 stops.append(max(first - half_width - front - 1.0, 0.5))
