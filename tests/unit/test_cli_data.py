@@ -117,7 +117,7 @@ def test_checking_a_folder_with_a_bad_video_lists_it_and_fails(
     text = capsys.readouterr().out
     assert "1.mp4" in text
     assert "1 problem found" in text
-    assert "1 episodes, 20 frames" in text
+    assert "1 episode, 20 frames" in text
 
 
 def test_the_clips_of_a_recipe_are_counted(

@@ -53,8 +53,9 @@ class CheckReport:
         sizes = ", ".join(f"{size} ({count})" for size, count in self.sizes.most_common())
         rates = ", ".join(f"{rate:g} Hz ({n})" for rate, n in self.rates.most_common())
         n = self.num_episodes
+        counted = f"{n} episode" if n == 1 else f"{n} episodes"
         lines = [
-            f"{self.name}: {n} episodes, {self.num_frames} frames, {self.seconds:.1f} s",
+            f"{self.name}: {counted}, {self.num_frames} frames, {self.seconds:.1f} s",
             f"  views     {', '.join(self.views) or 'one'}",
             f"  sizes     {sizes or 'none'}",
             f"  rates     {rates or 'none'}",
@@ -205,7 +206,7 @@ def _segment_problems(episode: Any) -> Iterator[str]:
 def _pixel_problems(source: Any, episode: Any, report: CheckReport) -> Iterator[str]:
     names = getattr(source, "label_names", None)
     shape: tuple[int, ...] | None = None
-    has_labels, is_still, before = False, True, None
+    has_labels, is_well_labelled, is_still, before = False, True, True, None
     for indices in _chunks(episode.num_frames):
         frames = episode.read(indices)
         expected = (shape or frames.shape)[0], len(indices), *(shape or frames.shape)[2:]
@@ -218,8 +219,9 @@ def _pixel_problems(source: Any, episode: Any, report: CheckReport) -> Iterator[
             before = view_frame
         labels = episode.read_labels(indices)
         if labels is not None:
-            has_labels = True
-            yield from _label_problems(labels, frames, names, indices[0], report)
+            found = list(_label_problems(labels, frames, names, indices[0], report))
+            yield from found if is_well_labelled else []  # the first of a kind tells
+            has_labels, is_well_labelled = True, is_well_labelled and not found
     report.num_with_labels += has_labels
     if is_still and episode.num_frames > 1:
         report.notes.append(f"all {episode.num_frames} frames of an episode are the same")
