@@ -3,8 +3,9 @@
     python benchmarks/drive_render.py
 
 CPU seconds of one process, best of several rounds (other work on the machine only slows it).
-The naive renderer places, projects and draws one object after the other, over the same ground and
-sky at the same supersampling; the ratio comes from one run on one scene.
+The naive renderer places objects one by one and projects, lights and draws their polygons one by
+one in numpy, over the same ground and sky at the same supersampling: what a first version looks
+like, not the best a loop could do. The ratio comes from one run on one scene.
 """
 
 from __future__ import annotations
