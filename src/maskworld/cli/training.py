@@ -61,6 +61,12 @@ def run_training(options: TrainOptions) -> None:
             f"{len(options.weights)}."
         )
     check_writable(options.out)
+    has_checkpoint = bool(list_checkpoints(options.out / "checkpoints"))
+    if has_checkpoint and not options.resume:
+        raise ValueError(
+            f"Expected a new folder, found a run in {options.out}: pass --resume to continue it, "
+            "or another --out."
+        )
     sources = [open_source(path) for path in options.data]
     system, decoding = _build_system(options, recipe, sources)
     stages = _stages(options, recipe, system)
@@ -71,10 +77,8 @@ def run_training(options: TrainOptions) -> None:
         for dataset in data.datasets:
             print(_describe(dataset), file=sys.stderr)
     try:
-        continues = options.resume and list_checkpoints(options.out / "checkpoints")
-        if isinstance(system.tokenizer, PatchTokenizer) and not (
-            system.tokenizer.is_fitted or continues
-        ):
+        # What a checkpoint holds is fitted already.
+        if not has_checkpoint and isinstance(system.tokenizer, PatchTokenizer):
             _fit_tokenizer(system.tokenizer, data, options.seed)
         result = train(
             system,
@@ -218,7 +222,10 @@ def _describe(dataset: Dataset) -> str:
 
 
 def _fit_tokenizer(tokenizer: PatchTokenizer, data: _Data, seed: int) -> None:
-    """Fits the codes on frames of the training data; alike in all processes."""
+    """Fits the codes on frames of the training data, alike in all processes; a tokenizer that
+    came fitted stays."""
+    if tokenizer.is_fitted:
+        return
     loader, frames, count = data.first(4, "fit"), [], 0
     while count < FIT_FRAMES:
         batch = next(loader)
