@@ -1,9 +1,9 @@
-"""The few protocols that parts agree on. Each is owned by its consumer; nothing inherits from it."""
+"""The few protocols that parts agree on; nothing inherits from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from maskworld.types import Batch, Clip, LossOutput
 
 
+@runtime_checkable
 class DiscreteTokenizer(Protocol):
     """Frames to a grid of codes and back; each frame on its own.
 
@@ -33,6 +34,7 @@ class DiscreteTokenizer(Protocol):
         ...
 
 
+@runtime_checkable
 class System(Protocol):
     """A world model as the trainer sees it."""
 
@@ -43,6 +45,7 @@ class System(Protocol):
         ...
 
 
+@runtime_checkable
 class Episode(Protocol):
     """One recording. Frames are decoded only when read."""
 
@@ -62,6 +65,7 @@ class Episode(Protocol):
         ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """A set of episodes: a folder of videos, a LeRobot dataset, ..."""
 
@@ -72,6 +76,7 @@ class Source(Protocol):
     def episode(self, index: int) -> Episode: ...
 
 
+@runtime_checkable
 class ClipStream(Protocol):
     """Clips without random access (tar shards)."""
 

@@ -8,6 +8,7 @@ x forward, y left, heading counter-clockwise, in metres, radians and seconds, at
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -59,7 +60,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Moves every tensor to `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

@@ -180,10 +180,9 @@ class PromptCrossAttention(nn.Module):
         action = rearrange(self.key_value(prompt.actions), "b t d -> (b t) 1 d")
         key, value = torch.cat([text, action], dim=1).chunk(2, dim=-1)
         attn_mask = None
-        if not bool(prompt.text_mask.all()):
+        if k > 1:  # the null token alone is never padding
             attn_mask = F.pad(prompt.text_mask, (0, 1), value=True)
             attn_mask = repeat(attn_mask, "b k -> (b t) 1 1 k", t=t)
-            assert attn_mask.shape[-1] == k + 1
         query = self.query(rearrange(x, "b t h w d -> (b t) (h w) d"))
         out = self.out(attend(query, key, value, self.num_heads, attn_mask))
         return out.view(b, t, h, w, -1)

@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
+from torch import Tensor
 
 from maskworld.cli.material import (
     Material,
@@ -22,10 +25,12 @@ from maskworld.cli.material import (
 from maskworld.cli.quickstart import QuickstartOptions
 from maskworld.data.dataset import MemoryDataset
 from maskworld.data.loader import make_loader
+from maskworld.data.video_files import write_video
 from maskworld.evaluation.baselines import MeanImage
 from maskworld.evaluation.likelihood import score_likelihood
 from maskworld.evaluation.prediction import (
     GREEDY,
+    Prediction,
     predict,
     reconstruct,
     score_action_sensitivity,
@@ -45,7 +50,7 @@ from maskworld.evaluation.stylization import (
 )
 from maskworld.recipes import load_recipe
 from maskworld.recipes.recipe import Recipe
-from maskworld.report import VideoRow
+from maskworld.report import VideoRow, write_report
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.patch import PatchTokenizer
 from maskworld.training.config import Stage

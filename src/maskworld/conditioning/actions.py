@@ -52,6 +52,7 @@ class ActionEncoder(nn.Module):
                 f"Expected {action_dim} action scales, found {len(scale)}: give one per number."
             )
         self.integrate = integrate
+        self.scale: Tensor
         scale = (*scale, 10.0, 4.0, 0.5) if integrate else scale
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(len(scale), dim), nn.SiLU(), nn.Linear(dim, dim))

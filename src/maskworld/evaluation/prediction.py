@@ -42,10 +42,10 @@ class Prediction:
     """Dreams of a whole evaluation set and what they cost."""
 
     dream: Dream
-    sampler_seconds: float
-    """Per clip."""
-    decoder_seconds: float
-    """Per clip."""
+    sampler_seconds: list[float]
+    """Per clip, of every batch."""
+    decoder_seconds: list[float]
+    """Per clip, of every batch."""
 
 
 def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
@@ -101,7 +101,9 @@ def predict(
 ) -> Prediction:
     """Dreams the future of every clip from its first `num_context` frames and its prompt."""
     system.eval()
-    dreams, sampling, drawing = [], 0.0, 0.0
+    dreams: list[Dream] = []
+    sampling: list[float] = []
+    drawing: list[float] = []
     for part in split_batch(batch, batch_size):
         tokens = tokens_of(system, part)
         hidden = future_mask(tokens, num_context)
@@ -112,14 +114,14 @@ def predict(
         decoded = decode_parallel(model, tokens, hidden, decoding, generator, expected)
         sampled = time.perf_counter()
         dreams.append(system.render(decoded))
-        sampling += sampled - started
-        drawing += time.perf_counter() - sampled
+        sampling.append((sampled - started) / len(part))
+        drawing.append((time.perf_counter() - sampled) / len(part))
     joined = Dream(
         torch.cat([d.tokens for d in dreams]),
         _join([d.frames for d in dreams]),
         _join([d.expected_frames for d in dreams]),
     )
-    return Prediction(joined, sampling / len(batch), drawing / len(batch))
+    return Prediction(joined, sampling, drawing)
 
 
 def _join(parts: list[UInt8[Tensor, "b v t c h w"] | None]) -> Tensor | None:
@@ -288,8 +290,7 @@ def score_action_sensitivity(
     """
     if batch.actions is None:
         raise ValueError("Expected actions to disturb, found a batch without.")
-    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))
-    order = torch.where(order == torch.arange(len(batch)), order.roll(1), order)
+    order = another_clip(len(batch), torch.Generator().manual_seed(seed))
     mirrored = batch.actions.clone()
     mirrored[..., 1] *= -1
     actions = {"true": batch.actions, "shuffled": batch.actions[order], "mirrored": mirrored}
@@ -322,16 +323,27 @@ def score_action_sensitivity(
         )
 
 
+def another_clip(num_clips: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """A permutation without fixed points: clip i gets the next clip of a random cycle."""
+    if num_clips < 2:
+        raise ValueError(f"Expected at least 2 clips to swap actions between, found {num_clips}.")
+    cycle = torch.randperm(num_clips, generator=generator)
+    order = torch.empty_like(cycle)
+    order[cycle] = cycle.roll(1)
+    return order
+
+
 def score_speed(results: Results, prediction: Prediction, num_clips: int) -> None:
-    """Adds "seconds_per_clip/sampler" and "/decoder" of this machine."""
+    """Adds "seconds_per_clip/sampler" and "/decoder" of this machine: the median batch, and as the
+    interval the fastest and the slowest."""
     for name, seconds in (
         ("sampler", prediction.sampler_seconds),
         ("decoder", prediction.decoder_seconds),
     ):
         results.add(
             f"seconds_per_clip/{name}",
-            model=seconds,
-            interval=(seconds, seconds),
+            model=float(np.median(seconds)),
+            interval=(min(seconds), max(seconds)),
             n=num_clips,
             better="lower",
         )

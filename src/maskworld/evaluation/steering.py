@@ -4,13 +4,15 @@ Both futures of a pair are rendered for real."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from maskworld.evaluation.results import Results
-from maskworld.metrics.intervals import success_rate
+from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.motion import horizontal_shift, nearer_to_own_future, turned_right_way
+from maskworld.metrics.scores import ClipScores
 from maskworld.types import Batch
 
 
@@ -22,6 +24,7 @@ def score_steering(
     dreamt_right: UInt8[Tensor, "b v t c h w"],
     frames: tuple[int, ...] = (2, 4),
     minimum: float = 3.0,
+    seed: int = 0,
 ) -> None:
     """Adds "steering/frame_i" and "own_future/frame_i" over both sides of every pair.
 
@@ -40,26 +43,31 @@ def score_steering(
     for frame in frames:
         if frame >= real.shape[2]:
             continue
-        model = _turned(real, dreamt, frame, yaw_rate, minimum)
         bound = _turned(real, real, frame, yaw_rate, minimum)
-        rate, interval = success_rate(model.numpy())
+        scores = _by_pair(_turned(real, dreamt, frame, yaw_rate, minimum))
         results.add(
             f"steering/frame_{frame}",
-            model=rate,
-            interval=interval,
+            model=scores.mean,
+            interval=bootstrap_interval(scores, np.random.default_rng(seed)),
             n=len(left),
             better="higher",
             baselines={"real_renders": float(bound.float().mean()), "copy_last": 0.0},
         )
-        rate, interval = success_rate(nearer[:, frame].numpy())
+        scores = _by_pair(nearer[:, frame])
         results.add(
             f"own_future/frame_{frame}",
-            model=rate,
-            interval=interval,
+            model=scores.mean,
+            interval=bootstrap_interval(scores, np.random.default_rng(seed)),
             n=len(left),
             better="higher",
             baselines={"ignores_actions": 0.5},
         )
+
+
+def _by_pair(hits: Bool[Tensor, " b"]) -> ClipScores:
+    """Both sides of a pair as one unit, since they share their first frame."""
+    sides = hits.view(2, -1).double().numpy()
+    return ClipScores(sides.sum(0)[:, None], np.full((sides.shape[1], 1), 2.0))
 
 
 def _turned(

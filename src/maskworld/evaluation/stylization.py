@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from maskworld.evaluation.results import Results
-from maskworld.metrics.intervals import success_rate
+from maskworld.metrics.intervals import bootstrap_interval, success_rate
+from maskworld.metrics.scores import ClipScores
 from maskworld.metrics.style import StyleClassifier, layout_rank, style_features
 from maskworld.types import Batch
 
@@ -82,18 +84,18 @@ def score_layout(
     results: Results,
     stylized: UInt8[Tensor, "b v t c h w"],
     sources: UInt8[Tensor, "b v t c h w"],
+    seed: int = 0,
 ) -> None:
     """Adds "stylization/layout": of the other clips' sources, the share that fits a stylized clip's
     edges worse than its own source does. 1 = the layout is its own, 0.5 = any."""
     ranks = torch.stack(
         [layout_rank(stylized[:, 0, t], sources[:, 0, t]) for t in range(sources.shape[2])]
     ).mean(dim=0)
-    rate = float(ranks.mean())
-    spread = 1.96 * float(ranks.std()) / len(ranks) ** 0.5
+    scores = ClipScores(ranks.double().numpy()[:, None], np.ones((len(ranks), 1)))
     results.add(
         "stylization/layout",
-        model=rate,
-        interval=(rate - spread, min(1.0, rate + spread)),
+        model=scores.mean,
+        interval=bootstrap_interval(scores, np.random.default_rng(seed)),
         n=len(ranks),
         better="higher",
         baselines={"unrelated": 0.5},
