@@ -156,7 +156,6 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(WorldDreamer, "training_loss", interrupt)
-    line = [*SMALL, "--data", "codes.npy"]
     line = ["worlddreamer-tiny", "--data", "codes.npy", "--num-frames", "3", "--batch-size", "1"]
     assert run(place, tmp_path / "run", *line) == 130
     assert "Ctrl-C" in capsys.readouterr().err

@@ -109,6 +109,6 @@ def _run_with_options(function: Callable[[Any], int | None], arguments: list[str
         )
     except SystemExit as stop:  # tyro has printed its help, or what was wrong with the arguments
         if stop.code == 0 and examples:  # here, because tyro would join the lines
-            print(f"examples:\n{examples.rstrip()}")
+            print("examples:\n" + examples.strip("\n"))
         return stop.code if isinstance(stop.code, int) else 1
     return function(options)
