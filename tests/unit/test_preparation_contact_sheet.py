@@ -73,7 +73,7 @@ def test_actions_get_a_plot_beside_the_frames(tmp_path: Path) -> None:
         ("with", ListSource([episode(1, actions=actions)])),
         ("without", ListSource([episode(1)])),
     ):
-        rows = rows_of_source(source, num_columns=2)
+        rows = rows_of_source(source, num_columns=9)
         write_contact_sheet(tmp_path / f"{name}.png", "set", "", rows, thumb_width=WIDTH)
     wide, narrow = read(tmp_path / "with.png"), read(tmp_path / "without.png")
     assert wide.shape[1] - narrow.shape[1] == PLOT + 3 * GAP
@@ -88,6 +88,19 @@ def test_clips_of_a_stream_are_drawn_as_they_come() -> None:
     assert len(rows) == 2
     assert (rows[0].title, rows[1].caption) == ("web · from frame 7 · 2 Hz", "one | two")
     assert rows[1].marks == ["image 0", "image 1", "image 2"]
+
+
+def test_a_set_of_images_fills_the_rows(tmp_path: Path) -> None:
+    sizes = [(20, 40), (40, 40), (10, 60), (20, 40), (20, 40)]
+    images = [
+        ArrayEpisode(np.full((1, 1, 3, *size), 50 * i, dtype=np.uint8), caption=f"image {i}")
+        for i, size in enumerate(sizes)
+    ]
+    rows = rows_of_source(ListSource(images), num_rows=2, num_columns=2)
+    assert [row.frames[0, :, 5, 5, 0].tolist() for row in rows] == [[0, 50], [100, 150]]
+    assert [list(row.marks) for row in rows] == [["image 0", "image 1"], ["image 2", "image 3"]]
+    write_contact_sheet(tmp_path / "a.png", "set", "", rows, thumb_width=WIDTH)
+    assert read(tmp_path / "a.png").shape[1] > 300
 
 
 def test_equal_codes_have_equal_colours_and_most_others_differ() -> None:

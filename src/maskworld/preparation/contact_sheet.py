@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 
 from maskworld.data.storage import atomic_path
+from maskworld.data.transforms import ResizeCrop
 from maskworld.types import Clip
 
 GAP, MARGIN, HEADER, TITLE, FOOTER = 4, 24, 58, 44, 20
+NARROWEST = 360
+"""Pixels: room for the text of narrow sheets."""
 PLOT = 190
 """Pixels; the plot of the actions is this wide."""
 INK, PALE, PAPER = "#1c2733", "#6b7885", "#fbfbf9"
@@ -39,10 +43,11 @@ class SheetRow:
     """One clip as it is drawn."""
 
     title: str
-    caption: str
+    caption: str | None
+    """None: the columns have their own."""
     frames: UInt8[np.ndarray, "v n h w 3"]
     marks: Sequence[str]
-    """Under each column: its time."""
+    """Under each column: its time, or its own caption."""
     labels: UInt8[np.ndarray, "v n h2 w2"] | None = None
     actions: Float[np.ndarray, "t a"] | None = None
     """Of all frames from the first to the last shown."""
@@ -51,9 +56,14 @@ class SheetRow:
 def rows_of_source(
     source: Any, num_rows: int = 8, num_columns: int = 8, first: int = 0
 ) -> list[SheetRow]:
-    """Episodes evenly spread from number `first` on, each from its first to its last frame."""
+    """Episodes evenly spread from number `first` on, each from its first to its last frame; a set
+    of images fills the rows with images one after another."""
     if not 0 <= first < len(source):
         raise ValueError(f"{source.name} has {len(source)} episodes, asked for number {first}.")
+    if all(source.episode(number).num_frames == 1 for number in range(first, len(source))):
+        last = min(len(source), first + num_rows * num_columns)
+        starts = range(first, last, num_columns)
+        return [_image_row(source, range(a, min(a + num_columns, last))) for a in starts]
     numbers = np.linspace(first, len(source) - 1, min(num_rows, len(source) - first))
     return [_episode_row(source, round(number), num_columns) for number in numbers]
 
@@ -72,6 +82,21 @@ def _episode_row(source: Any, number: int, num_columns: int) -> SheetRow:
     title = f"episode {number} · {facts}" + (f" · {cuts} cuts" if cuts > 0 else "")
     marks = [f"{place / episode.fps:.1f} s" for place in places]
     return SheetRow(title, episode.caption, frames, marks, labels, episode.actions)
+
+
+def _image_row(source: Any, numbers: range) -> SheetRow:
+    """Images cut to the shape of the first, each with its caption below."""
+    clips = [
+        Clip(frames=torch.from_numpy(np.ascontiguousarray(source.episode(n).read([0]))))
+        for n in numbers
+    ]
+    assert clips[0].frames is not None
+    fit = ResizeCrop((clips[0].frames.shape[-2], clips[0].frames.shape[-1]))
+    images = [fit(clip, torch.Generator()).frames for clip in clips]
+    frames = torch.cat([image for image in images if image is not None], dim=1)
+    title = f"images {numbers[0]} to {numbers[-1]}"
+    marks = [_shortened(source.episode(n).caption, 30) for n in numbers]
+    return SheetRow(title, None, rearrange(frames.numpy(), "v n c h w -> v n h w c"), marks)
 
 
 def rows_of_clips(clips: Iterable[Clip], num_rows: int = 8, num_columns: int = 8) -> list[SheetRow]:
@@ -120,7 +145,7 @@ def write_contact_sheet(
     images = [_strip(row, thumb_width, label_names) for row in rows]
     has_plot = any(row.actions is not None and len(row.actions) > 1 for row in rows)
     plot = PLOT + 3 * GAP if has_plot else 0
-    width = 2 * MARGIN + max(image.shape[1] for image in images) + plot
+    width = 2 * MARGIN + max(NARROWEST, *(image.shape[1] for image in images)) + plot
     heights = [TITLE + image.shape[0] + FOOTER for image in images]
     legend = 22 if label_names and any(row.labels is not None for row in rows) else 0
     height = 2 * MARGIN + HEADER + legend + sum(heights)
@@ -180,10 +205,11 @@ def _draw_row(
     action_names: Sequence[str] | None,
 ) -> None:
     page.text(MARGIN, top + 3, row.title, size=8.5, color=PALE)
-    caption = _shortened(row.caption, int((page.width - 2 * MARGIN) / 7.1))
+    length = int((page.width - 2 * MARGIN) / 7.1)
+    caption = None if row.caption is None else _shortened(row.caption, length)
     if caption:
         page.text(MARGIN, top + 19, caption, size=10.5)
-    else:
+    elif caption is not None:
         page.text(MARGIN, top + 19, "no caption", size=10.5, color=PALE, style="italic")
     page.image(MARGIN, top + TITLE, image)
     for i, mark in enumerate(row.marks):
