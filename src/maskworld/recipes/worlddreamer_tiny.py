@@ -44,17 +44,17 @@ RECIPE = Recipe(
             tie_head=True,
         ),
         tokenizer=PatchTokenizerConfig(
-            patch_size=8, num_components=12, vocab_size=512, decoder="conv"
+            patch_size=12, num_components=12, vocab_size=512, decoder="conv"
         ),
         text=SmallTextConfig(num_buckets=1024),
         integrate_actions=True,
         masks=MaskMixture(tube=0.1, first_frame=0.35, prefix=0.3, frame_by_frame=0.25),
         num_frames=8,
-        frame_size=(64, 96),
+        frame_size=(72, 120),
         fps=5.0,
     ),
     stages=(
-        Stage("tokenizer", num_steps=300, batch_size=4, learning_rate=2e-3, save_every=0),
+        Stage("tokenizer", num_steps=600, batch_size=2, learning_rate=3e-3, save_every=0),
         Stage(
             "world",
             num_steps=1500,
@@ -66,4 +66,5 @@ RECIPE = Recipe(
     ),
     decoding=ParallelDecoding(num_steps=6, temperature=0.8, scope="clip"),
     drive=DriveData(),
+    stylization_passes=2,
 )
