@@ -161,7 +161,9 @@ def test_a_stream_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
         files: dict[str, bytes | str] = {}
         for i in range(8):
             files[f"{i}.png"] = jpg(10 * shard + i) if i != 3 else b"no image"
-            files[f"{i}.json"] = json.dumps({"punsafe": 0.9 if i == 5 else 0.0})
+            files[f"{i}.json"] = json.dumps({"punsafe": 0.9 if i == 5 else 0.0})[
+                : 3 if i == 6 else 99
+            ]
             files[f"{i}v.mp4"] = video
         make_shard(tmp_path / f"{shard}.tar", files)
     options: dict[str, Any] = {"shuffle_buffer": 6, "num_epochs": 2, "on_error": "skip"}
@@ -208,7 +210,8 @@ def test_a_truncated_shard_names_itself_or_is_skipped_on_request(tmp_path: Path)
     with pytest.raises(ValueError, match=r"00\.tar cannot be read as a tar shard"):
         list(stream(tmp_path))
     shards = stream(tmp_path, on_error="skip", images_per_clip=1)
-    assert set(numbers(iter(shards))) >= set(range(8, 16))
+    # The image before the damage came without its text, so it is left out too.
+    assert numbers(iter(shards)) == list(range(8, 16))
     assert shards.counts["bad"] == 1
 
 

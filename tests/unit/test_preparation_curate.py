@@ -96,6 +96,14 @@ def test_motion_is_measured_in_widths_per_second(fps: float, width: int) -> None
     assert scene_motion(measure(episode), 0, 24) == pytest.approx(20.0, rel=0.15)
 
 
+def test_the_motion_of_a_scene_is_not_that_of_its_neighbours() -> None:
+    frames = np.concatenate([moving(0, 12), moving(1, 12, speed=0.0)])
+    measures = measure(ArrayEpisode(np.moveaxis(frames, -1, 1)[None], fps=10.0))
+    assert measures.scenes == [(0, 12), (12, 24)]
+    assert scene_motion(measures, 0, 12) > 8
+    assert scene_motion(measures, 12, 24) < 0.5
+
+
 def test_slow_and_short_scenes_are_dropped(tmp_path: Path) -> None:
     source = VideoFolderSource(
         save(tmp_path / "in", fast=moving(0), still=moving(1, speed=0.0), short=moving(2, 5))

@@ -156,9 +156,7 @@ def check_destination(out: Path, settings: ImportSettings) -> None:
 
 
 @contextmanager
-def _writer(
-    target: Path, layout: Layout, settings: ImportSettings
-) -> Iterator[Callable[..., int]]:
+def _writer(target: Path, layout: Layout, settings: ImportSettings) -> Iterator[Callable[..., int]]:
     """Opens the writer with the first episode, so that an empty last group writes nothing."""
     writer: LeRobotWriter | None = None
 
