@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 from cli_material import moving_frames, save_micro_model, write_clip
 
+from maskworld.cli import training
+from maskworld.cli.adapt import token_stride
 from maskworld.cli.main import main
 from maskworld.evaluation.results import read_results
 from maskworld.nn.weights_io import read_safetensors
+from maskworld.recipes import load_recipe
 from maskworld.training.checkpoint import list_checkpoints
 
 TINY = ["worlddreamer-tiny", "--tokenizer-steps", "1", "--batch-size", "2", "--frame-size"]
-SMALL = [*TINY, "16", "24", "--num-frames", "4", "--sample-every", "2"]
+STRIDE = token_stride(load_recipe("worlddreamer-tiny").system)
+HEIGHT, WIDTH = str(2 * STRIDE), str(3 * STRIDE)
+SMALL = [*TINY, HEIGHT, WIDTH, "--num-frames", "4", "--sample-every", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(folder / "six" / "six.mp4", 16)
     np.save(folder / "six" / "six.npy", np.ones((16, 6), np.float32))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits codes on few frames: 6 patches each, for 512 codes."""
+    monkeypatch.setattr(training, "FIT_FRAMES", 100)
 
 
 def run(place: Path, out: Path, *words: str) -> int:
@@ -78,7 +89,7 @@ def test_a_run_ends_in_a_model_that_is_scored_and_resumed(
     assert [step for step, _ in list_checkpoints(out / "checkpoints")] == [1, 3]
 
     before = read_safetensors(out / "model" / "model.safetensors")
-    longer = [*TINY, "24", "32", "--num-frames", "6", "--steps", "1", "--init", f"{out}/model"]
+    longer = [*TINY, WIDTH, WIDTH, "--num-frames", "6", "--steps", "1", "--init", f"{out}/model"]
     assert run(place, tmp_path / "long", *longer, "--data", "clips") == 0
     after = read_safetensors(tmp_path / "long" / "model" / "model.safetensors")
     assert before.keys() == after.keys()
@@ -122,7 +133,10 @@ def test_tokens_are_learnt_and_scored_without_pixels(place: Path, tmp_path: Path
         ("worlddreamer-tiny --data one", "the longest stretch without a cut has 1"),
         ("worlddreamer-tiny --data clips --num-frames 17", "has 16"),
         ("worlddreamer-tiny --data clips --num-frames 1", "at least 2"),
-        ("worlddreamer-tiny --data clips --frame-size 17 24", "--frame-size 16 24"),
+        (
+            f"worlddreamer-tiny --data clips --frame-size {2 * STRIDE + 1} {WIDTH}",
+            f"size {HEIGHT} {WIDTH}",
+        ),
         ("worlddreamer-tiny --data nan", "NaN"),
         ("worlddreamer-tiny --data clips six", "[2, 6]"),
         ("worlddreamer-tiny --data clips codes.npy", "only tokens"),

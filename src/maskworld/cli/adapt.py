@@ -10,6 +10,7 @@ import numpy as np
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.recipes.open import Source
 from maskworld.systems.worlddreamer import WorldDreamerConfig
+from maskworld.tokenizers.patch import PatchTokenizerConfig
 from maskworld.tokenizers.token_grid import TokenGridConfig
 
 DRIVE_WORDS = ("speed", "yaw")
@@ -104,8 +105,7 @@ def check_fits(config: WorldDreamerConfig, sources: Sequence[Source | list[str]]
 
 def check_frame_size(config: WorldDreamerConfig) -> None:
     """Raises ValueError for frames that do not divide into tokens, or a window of one frame."""
-    stride = getattr(config.tokenizer, "patch_size", None) or 1
-    stride = getattr(config.tokenizer, "stride", stride)
+    stride = token_stride(config)
     if config.num_frames < 2:
         raise ValueError(f"Expected windows of at least 2 frames, found {config.num_frames}.")
     if any(side < stride or side % stride for side in config.frame_size):
@@ -114,3 +114,11 @@ def check_frame_size(config: WorldDreamerConfig) -> None:
             f"Expected a frame size in multiples of {stride}, found {config.frame_size}: pass "
             f"--frame-size {nearest[0]} {nearest[1]}."
         )
+
+
+def token_stride(config: WorldDreamerConfig) -> int:
+    """Pixels per side of a token."""
+    tokenizer = config.tokenizer
+    if isinstance(tokenizer, TokenGridConfig):
+        return 1
+    return tokenizer.patch_size if isinstance(tokenizer, PatchTokenizerConfig) else tokenizer.stride
