@@ -54,7 +54,11 @@ class Episode(Protocol):
     caption: str
     segments: Sequence[tuple[int, int]]
     """Half-open frame ranges without a scene cut; windows never cross their ends."""
-    actions: Float[np.ndarray, "t a"] | None
+
+    @property
+    def actions(self) -> Float[np.ndarray, "t a"] | None:
+        """Row t is the step into frame t."""
+        ...
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """uint8 `v n c h w` of the frames at `indices`."""

@@ -125,7 +125,7 @@ def test_a_release_is_two_files_and_comes_back_equal(tmp_path):
     toy = Toy(FULL)
     toy.codes += 4
     folder = toy.save_pretrained(tmp_path / "model")
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["*.json", "model.safetensors"]
     document = json.loads((folder / "config.json").read_text())
     assert document["system"] == "toy"
     assert document["version"]
@@ -198,7 +198,7 @@ def test_a_name_is_downloaded_and_only_the_two_files(folder, monkeypatch):
     assert Toy.from_pretrained("someone/toy", revision="v1").config == FULL
     assert asked["repo_id"] == "someone/toy"
     assert asked["revision"] == "v1"
-    assert asked["allow_patterns"] == ["config.json", "model.safetensors"]
+    assert asked["allow_patterns"] == ["*.json", "model.safetensors"]
 
 
 def test_a_download_that_fails_says_so(monkeypatch):
@@ -228,7 +228,7 @@ def test_push_to_hub_uploads_the_release(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert Toy(FULL).push_to_hub("someone/toy", private=True) == "https://hub/someone/toy"
-    assert uploaded["files"] == ["config.json", "model.safetensors"]
+    assert uploaded["files"] == ["*.json", "model.safetensors"]
     assert uploaded["private"] is True
 
 

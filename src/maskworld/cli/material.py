@@ -80,13 +80,18 @@ def user_material(recipe: Recipe, path: Path) -> Material:
     """
     from maskworld.data.dataset import ClipDataset
     from maskworld.data.sources.tokens import TokenSource
-    from maskworld.data.sources.video_folder import VideoFolderSource
     from maskworld.data.transforms import ResizeCrop
     from maskworld.data.windows import ClipIndex, split_by_time
+    from maskworld.recipes.open import open_source, stride_to
 
-    is_tokens = path.suffix in (".npy", ".npz")
-    source: Any = TokenSource(path) if is_tokens else VideoFolderSource(path)
-    stride = 1 if is_tokens else max(1, round(source.episode(0).fps / FRAMES_PER_SECOND))
+    source: Any = open_source(path)
+    if isinstance(source, list):
+        raise ValueError(
+            f"Expected videos or tokens to hold a part of out in time, found tar shards in {path}: "
+            "use maskworld train, which streams them."
+        )
+    is_tokens = isinstance(source, TokenSource)
+    stride = 1 if is_tokens else stride_to(FRAMES_PER_SECOND, source)
     fraction = 1 / 6 if is_tokens else 0.25
     transforms = [] if is_tokens else [ResizeCrop(recipe.system.frame_size)]
     parts: list[list[Clip]] = []

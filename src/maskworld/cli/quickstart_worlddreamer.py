@@ -49,6 +49,7 @@ from maskworld.evaluation.stylization import (
     style_of,
 )
 from maskworld.recipes import load_recipe
+from maskworld.recipes.open import save_release
 from maskworld.recipes.recipe import Recipe
 from maskworld.report import VideoRow, write_report
 from maskworld.systems.worlddreamer import WorldDreamer
@@ -96,7 +97,7 @@ def run(options: QuickstartOptions) -> None:
         results, rows = evaluate(model, recipe, material, options.seed)
     with timer.phase("report"):
         results.protocol["seconds"] = dict(timer.seconds)
-        write_outputs(options.out, model, results, rows, curves, material)
+        write_outputs(options.out, model, recipe, results, rows, curves, material)
     print_summary(options.out, results)
 
 
@@ -405,13 +406,14 @@ def frame_rate(batch: Batch) -> float:
 def write_outputs(
     out: Path,
     model: WorldDreamer,
+    recipe: Recipe,
     results: Results,
     rows: list[VideoRow],
     curves: dict[str, list[tuple[int, float]]],
     material: Material,
 ) -> None:
     """Writes model, metrics, videos and report, each whole or not at all."""
-    model.save_pretrained(out / "model")
+    save_release(model, out / "model", recipe.decoding)
     results.write(out / "metrics.json")
     (out / "videos").mkdir(exist_ok=True)
     for row in rows:

@@ -176,7 +176,9 @@ class LeRobotEpisode:
             )
         start = float(self._row.get(f"videos/{key}/from_timestamp", 0.0))
         times = [start + i / self.fps for i in indices]
-        return self._source._videos.open(path).read_times(times, tolerance=0.5 / self.fps)
+        frames = self._source._videos.open(path).read_times(times, tolerance=0.5 / self.fps)
+        height, width = self._source.size  # 4:2:0 video pads odd sides by one pixel
+        return frames[:, :height, :width]
 
     def _read_images(self, key: str, indices: Sequence[int], is_label: bool) -> np.ndarray:
         self._check(indices)

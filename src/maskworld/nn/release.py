@@ -130,7 +130,7 @@ def find_release(path_or_id: Path | str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(text, revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE])
+            snapshot_download(text, revision=revision, allow_patterns=["*.json", WEIGHTS_FILE])
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ValueError(
