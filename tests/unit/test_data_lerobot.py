@@ -92,6 +92,13 @@ def test_several_episodes_share_one_video_file_and_lossy_colours_stay_near(tmp_p
                 assert np.abs(seen - colour).max() < 6, (codec, i, frame, seen)
 
 
+def test_odd_sides_come_back_from_video_without_the_padding(tmp_path: Path) -> None:
+    frames = np.full((1, 4, 3, 35, 41), 120, dtype=np.uint8)
+    with LeRobotWriter(tmp_path / "set", fps=5, size=(35, 41), codec="h264") as writer:
+        writer.add_episode(frames=frames)
+    assert LeRobotSource(tmp_path / "set").episode(0).read([0, 3]).shape == (1, 2, 3, 35, 41)
+
+
 def test_the_automatic_codec_keeps_small_frames_lossless() -> None:
     assert lerobot_writer.choose_codec("auto", (96, 160)) == "png"
     assert lerobot_writer.choose_codec("auto", (256, 256)) in ("av1", "h264")

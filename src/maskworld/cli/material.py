@@ -27,6 +27,8 @@ class Material:
     """A number per held-out clip: clips of one world or recording are drawn together."""
     split: str
     """How the held-out clips were kept apart, for the protocol."""
+    restyled: tuple[list[Clip], list[Clip]] = ([], [])
+    """Training drives filmed in two styles."""
     pairs: tuple[Batch, Batch] | None = None
     """Counterfactual left and right turns, where the world can be driven twice."""
     styles: tuple[str, ...] = ()
@@ -38,7 +40,7 @@ class Material:
 def drive_material(recipe: Recipe, seed: int, num_workers: int) -> Material:
     """Training worlds, other worlds held out, and counterfactual pairs in those."""
     from maskworld.preparation.collect import collect_clips
-    from maskworld.preparation.counterfactuals import collect_pairs
+    from maskworld.preparation.counterfactuals import collect_pairs, collect_restyled
     from maskworld.worlds.drive import STYLES
 
     system, drive = recipe.system, recipe.drive
@@ -54,8 +56,12 @@ def drive_material(recipe: Recipe, seed: int, num_workers: int) -> Material:
     train = collect_clips(worlds, drive.clips_per_world, seed=seed, **settings)
     held_out = collect_clips(held_out_worlds, drive.held_out_clips_per_world, seed=seed, **settings)
     left, right = collect_pairs(held_out_worlds, drive.num_pairs, seed=seed, **settings)
+    restyled: tuple[list[Clip], list[Clip]] = ([], [])
+    if drive.num_restyled:
+        restyled = collect_restyled(worlds[::3], drive.num_restyled, seed=seed, **settings)
     return Material(
         train=train,
+        restyled=restyled,
         held_out=collate(held_out),
         groups=np.array([clip.episode for clip in held_out]),
         split="whole worlds",
@@ -67,6 +73,7 @@ def drive_material(recipe: Recipe, seed: int, num_workers: int) -> Material:
             "train_worlds": len(worlds),
             "held_out_worlds": len(held_out_worlds),
             "train_clips": len(train),
+            "restyled_pairs": len(restyled[0]),
             "held_out_clips": len(held_out),
         },
     )
@@ -122,11 +129,3 @@ def mirrored(clips: Sequence[Clip], action_names: tuple[str, ...]) -> list[Clip]
     flip = HorizontalFlip(p=1.0, action_names=action_names or None)
     generator = torch.Generator().manual_seed(0)
     return [flip(clip, generator) for clip in clips]
-
-
-def without_frames(clips: Sequence[Clip], tokens: torch.Tensor) -> list[Clip]:
-    """The same clips as tokens `n v t gh gw`."""
-    return [
-        replace(clip, frames=None, labels=None, tokens=codes)
-        for clip, codes in zip(clips, tokens, strict=True)
-    ]

@@ -20,7 +20,6 @@ from maskworld.cli.material import (
     drive_material,
     mirrored,
     user_material,
-    without_frames,
 )
 from maskworld.cli.quickstart import QuickstartOptions
 from maskworld.data.dataset import MemoryDataset
@@ -60,6 +59,8 @@ from maskworld.types import Batch, Clip, Prompt, collate
 
 NUM_GALLERY = 6
 CLIPS_PER_STYLE = 20
+JUDGE_CLIPS = 500
+"""Training clips that the style judge is fitted on."""
 
 
 @dataclass
@@ -152,10 +153,11 @@ def fit(
 
     def batches(stage: Stage) -> Any:
         if stage.name == "tokenizer":
-            dataset = MemoryDataset([single_frames(clip) for clip in clips])
+            sets, weights = [[single_frames(clip) for clip in clips]], [1.0]
         else:
-            dataset = MemoryDataset(token_clips(model, clips, material.action_names))
-        return make_loader([dataset], batch_size=stage.batch_size, seed=options.seed)
+            sets, weights = world_sets(model, recipe, material)
+        datasets = [MemoryDataset(part) for part in sets]
+        return make_loader(datasets, weights, batch_size=stage.batch_size, seed=options.seed)
 
     stages = [s for s in recipe.stages if has_pixels or s.name != "tokenizer"]
     train(
@@ -179,18 +181,35 @@ def single_frames(clip: Clip) -> Clip:
     return replace(clip, frames=frames, labels=None, actions=None)
 
 
-def token_clips(
-    model: WorldDreamer, clips: list[Clip], action_names: tuple[str, ...]
-) -> list[Clip]:
-    """The training clips and their mirror images, encoded once."""
+def world_sets(
+    model: WorldDreamer, recipe: Recipe, material: Material
+) -> tuple[list[list[Clip]], list[float]]:
+    """What the world stage trains on, encoded once: clips with their mirror images, and drives
+    shown in one style and asked for in another."""
+    clips = material.train
     if clips[0].frames is None:
-        return clips
-    encoded = []
-    for part in (clips, mirrored(clips, action_names)):
-        for start in range(0, len(part), 64):
-            chunk = part[start : start + 64]
-            encoded += without_frames(chunk, tokens_of(model, collate(chunk))[:, None])
-    return encoded
+        return [clips], [1.0]
+    names = material.action_names
+    plain = encoded(model, [*clips, *mirrored(clips, names)])
+    sources, targets = (
+        encoded(model, [*part, *mirrored(part, names)]) for part in material.restyled
+    )
+    if not sources:
+        return [plain], [1.0]
+    both = [*zip(sources, targets, strict=True), *zip(targets, sources, strict=True)]
+    restyled = [replace(asked, given_tokens=shown.tokens) for shown, asked in both]
+    share = recipe.drive.p_restyled
+    return [plain, restyled], [1 - share, share]
+
+
+def encoded(model: WorldDreamer, clips: list[Clip]) -> list[Clip]:
+    """The clips as tokens, without their pixels."""
+    done = []
+    for start in range(0, len(clips), 64):
+        part = clips[start : start + 64]
+        for clip, tokens in zip(part, tokens_of(model, collate(part)), strict=True):
+            done.append(replace(clip, frames=None, labels=None, tokens=tokens[None]))
+    return done
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -323,7 +342,8 @@ def evaluate_styles(
     generator = torch.Generator().manual_seed(seed)
     held_out, styles = material.held_out, material.styles
     assert held_out.frames is not None
-    judge = StyleJudge.fit(collate(material.train), held_out, styles)
+    shown = [material.train[i] for i in spread(len(material.train), JUDGE_CLIPS)]
+    judge = StyleJudge.fit(collate(shown), held_out, styles)
     asked = [style for style in styles for _ in range(CLIPS_PER_STYLE)]
     tokens = tokens_of(model, slice_batch(held_out, slice(0, 1))).expand(len(asked), -1, -1, -1)
     hidden = torch.ones(tokens.shape, dtype=torch.bool)

@@ -71,15 +71,15 @@ def prompt_of(batch: Batch) -> Prompt:
 
 
 def tokens_of(system: WorldDreamer, batch: Batch) -> Int[Tensor, "b t gh gw"]:
-    """Tokens of a single-view batch, encoded if it holds frames only."""
+    """Tokens of a single-view batch on the system's device, encoded if it holds frames only."""
     tokens = batch.tokens
     if tokens is None:
         if batch.frames is None:
             raise ValueError("Expected frames or tokens in the batch, found neither.")
-        tokens = system.tokenize(batch.frames)
+        tokens = system.tokenize(batch.frames.to(system.null_text.device))
     if tokens.shape[1] != 1:
         raise ValueError(f"Expected one view, found {tokens.shape[1]}: score views one by one.")
-    return tokens[:, 0]
+    return tokens[:, 0].to(system.null_text.device)
 
 
 def future_mask(tokens: Int[Tensor, "b t gh gw"], num_context: int) -> Tensor:
@@ -117,7 +117,7 @@ def predict(
         sampling.append((sampled - started) / len(part))
         drawing.append((time.perf_counter() - sampled) / len(part))
     joined = Dream(
-        torch.cat([d.tokens for d in dreams]),
+        torch.cat([d.tokens for d in dreams]).cpu(),
         _join([d.frames for d in dreams]),
         _join([d.expected_frames for d in dreams]),
     )
@@ -125,7 +125,9 @@ def predict(
 
 
 def _join(parts: list[UInt8[Tensor, "b v t c h w"] | None]) -> Tensor | None:
-    return None if any(p is None for p in parts) else torch.cat([p for p in parts if p is not None])
+    if any(part is None for part in parts):
+        return None
+    return torch.cat([part for part in parts if part is not None]).cpu()
 
 
 def score_frames(
@@ -196,7 +198,7 @@ def score_tokens(
 ) -> None:
     """Adds token accuracy, changed-token accuracy, bits per token at fixed mask ratios, and the
     codebook use of the real clips. Copying the last given frame is the baseline of accuracy."""
-    tokens = tokens_of(system, batch)
+    tokens = tokens_of(system, batch).cpu()
     last, future = tokens[:, num_context - 1], tokens[:, num_context:]
     copied = last[:, None].expand_as(future)
     changed = changed_tokens(future[:, None], last[:, None])
@@ -265,8 +267,9 @@ def _bits(
     hidden: Tensor,
     num_context: int,
 ) -> ClipScores:
+    hidden = hidden.to(tokens.device)
     logits = system.guided_model(prompt, len(batch), tokens.shape[1], 1.0)(tokens, hidden)
-    bits = torch.zeros(tokens.shape, dtype=torch.float32)
+    bits = torch.zeros(tokens.shape, device=tokens.device)
     bits[hidden] = token_bits(logits, tokens[hidden])
     metric = TokenMetric()
     metric.update(bits[:, None, num_context:], hidden[:, None, num_context:])
@@ -352,4 +355,4 @@ def score_speed(results: Results, prediction: Prediction, num_clips: int) -> Non
 def reconstruct(system: WorldDreamer, batch: Batch, batch_size: int = 32) -> Tensor:
     """What the tokenizer keeps of real clips: encoded and decoded frames."""
     drawn = [system.draw(tokens_of(system, part)) for part in split_batch(batch, batch_size)]
-    return torch.cat(drawn)
+    return torch.cat(drawn).cpu()

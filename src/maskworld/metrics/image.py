@@ -21,6 +21,10 @@ WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # Wang et al. 2004, section III-C
 FrameMeasure = Callable[[Tensor, Tensor], Tensor]
 
 
+CLIPS_AT_ONCE = 4
+"""Clips that `FrameMetric` measures at a time: float64 copies of more leave the cache."""
+
+
 def check_pixels(*images: Tensor) -> None:
     """Raises ValueError unless all are uint8 of one shape: a wrong range gives plausible scores."""
     for image in images:
@@ -116,9 +120,11 @@ class FrameMetric:
             ValueError: pixels are not uint8, or shapes differ.
         """
         check_pixels(prediction, target)
-        values = reduce(self.measure(prediction, target), "b v t -> b t", "mean")
-        scores = values.to(torch.float64).cpu().numpy()
-        self._parts.append(ClipScores(scores, scores * 0 + 1))
+        pairs = zip(prediction.split(CLIPS_AT_ONCE), target.split(CLIPS_AT_ONCE), strict=True)
+        for part, real in pairs:
+            values = reduce(self.measure(part, real), "b v t -> b t", "mean")
+            scores = values.to(torch.float64).cpu().numpy()
+            self._parts.append(ClipScores(scores, scores * 0 + 1))
 
     def merge(self, other: FrameMetric) -> None:
         """Adds the clips of another metric of the same measure."""

@@ -12,6 +12,8 @@ from maskworld.metrics.image import check_pixels
 
 GRID = (4, 6)
 """Rows and columns of the mean-colour grid of a clip's features. Ours."""
+CLIPS_AT_ONCE = 8
+"""Clips whose features are computed at a time: float copies of a whole set need gigabytes."""
 BINS = 8
 """Bins of each channel's histogram. Ours."""
 
@@ -24,6 +26,10 @@ def style_features(frames: Shaped[Tensor, "b v t c h w"]) -> Float[Tensor, "b d"
         ValueError: pixels are not uint8.
     """
     check_pixels(frames)
+    return torch.cat([_clip_features(part) for part in frames.split(CLIPS_AT_ONCE)])
+
+
+def _clip_features(frames: Shaped[Tensor, "b v t c h w"]) -> Float[Tensor, "b d"]:
     pixels = rearrange(frames, "b v t c h w -> (b v t) c h w").float() / 255
     mean = F.adaptive_avg_pool2d(pixels, GRID)
     deviation = (F.adaptive_avg_pool2d(pixels.square(), GRID) - mean.square()).clamp(min=0).sqrt()

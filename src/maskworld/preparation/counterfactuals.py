@@ -1,4 +1,8 @@
-"""Counterfactual pairs: one start, a left and a right turn, and a real picture of both futures."""
+"""Counterfactual pairs: what else could have happened, with a real picture of both.
+
+Steering pairs share the first frame and turn left and right. Restyled pairs share the whole drive
+and differ in style.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from maskworld.preparation.collect import ClipPlan, Drive, film, map_worlds, record_world
+from maskworld.preparation.collect import (
+    ClipPlan,
+    Drive,
+    Kind,
+    draw_drive,
+    film,
+    map_worlds,
+    record_world,
+)
 from maskworld.types import Clip
-from maskworld.worlds.drive import caption, counterfactual_actions, rollout_poses
+from maskworld.worlds.drive import Scene, caption, counterfactual_actions, rollout_poses
 
 
 def collect_pairs(
@@ -37,6 +49,59 @@ def collect_pairs(
     return left[:num_pairs], right[:num_pairs]
 
 
+def collect_restyled(
+    worlds: Sequence[int],
+    num_pairs: int,
+    *,
+    num_frames: int,
+    size: tuple[int, int],
+    fps: float,
+    seed: int = 0,
+    num_workers: int = 1,
+) -> tuple[list[Clip], list[Clip]]:
+    """`num_pairs` drives, each filmed in two different styles, spread evenly over `worlds`."""
+    share = -(-num_pairs // len(worlds))
+    plan = ClipPlan(clips_per_world=share, num_frames=num_frames, size=size, fps=fps, seed=seed)
+    first: list[Clip] = []
+    second: list[Clip] = []
+    for pairs in map_worlds(_restyled_of_world, [(world, plan) for world in worlds], num_workers):
+        first += [pair[0] for pair in pairs]
+        second += [pair[1] for pair in pairs]
+    return first[:num_pairs], second[:num_pairs]
+
+
+def _restyled_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
+    world, plan = job
+    scene = record_world(world, num_steps=plan.num_steps)
+    rng = np.random.default_rng([plan.seed, world, 17])
+    pairs = []
+    for index in range(plan.clips_per_world):
+        kind: Kind = "ghost" if index % 2 else "expert"
+        drive = draw_drive(scene, rng, num_frames=plan.num_frames, fps=plan.fps, kind=kind)
+        styles = rng.choice(plan.styles, 2, replace=False)
+        seeds = rng.integers(2**31, size=2)
+        first, second = (
+            _filmed(scene, drive, str(style), int(style_seed), plan)
+            for style, style_seed in zip(styles, seeds, strict=True)
+        )
+        pairs.append((first, second))
+    return pairs
+
+
+def _filmed(scene: Scene, drive: Drive, style: str, style_seed: int, plan: ClipPlan) -> Clip:
+    frames, labels = film(scene, drive, style=style, style_seed=style_seed, size=plan.size)
+    return Clip(
+        frames=torch.from_numpy(frames),
+        labels=torch.from_numpy(labels),
+        actions=torch.from_numpy(drive.actions.astype(np.float32)),
+        caption=caption(scene, drive.poses, drive.start, style, fps=plan.fps),
+        fps=plan.fps,
+        source=f"drive/{scene.scenario}",
+        episode=scene.seed,
+        start=drive.start,
+    )
+
+
 def _pairs_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
     world, plan = job
     scene = record_world(world, num_steps=plan.num_steps)
@@ -50,24 +115,7 @@ def _pairs_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
         sides = []
         for actions in counterfactual_actions(scene, start, plan.num_frames, fps=plan.fps):
             poses = rollout_poses(scene.poses[start], actions[1:], plan.fps)
-            frames, labels = film(
-                scene,
-                Drive(poses, actions, start, stride),
-                style=style,
-                style_seed=style_seed,
-                size=plan.size,
-            )
-            sides.append(
-                Clip(
-                    frames=torch.from_numpy(frames),
-                    labels=torch.from_numpy(labels),
-                    actions=torch.from_numpy(actions.astype(np.float32)),
-                    caption=caption(scene, poses, start, style, fps=plan.fps),
-                    fps=plan.fps,
-                    source=f"drive/{scene.scenario}",
-                    episode=world,
-                    start=start,
-                )
-            )
+            drive = Drive(poses, actions, start, stride)
+            sides.append(_filmed(scene, drive, style, style_seed, plan))
         pairs.append((sides[0], sides[1]))
     return pairs

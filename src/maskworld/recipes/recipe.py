@@ -21,6 +21,10 @@ class DriveData:
     held_out_clips_per_world: int = 9
     num_pairs: int = 100
     """Counterfactual pairs from the held-out worlds."""
+    num_restyled: int = 384
+    """Training drives filmed in two styles, for stylization; 0 = none, as in the paper."""
+    p_restyled: float = 0.15
+    """Share of batches that are of those."""
     seed: int = 0
 
 

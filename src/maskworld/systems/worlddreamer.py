@@ -255,10 +255,15 @@ class WorldDreamer(nn.Module, ReleaseMixin):
             drop_text = repeat(drop_text, "b -> (b t)", t=t)
             embedded = self._embed_image_prompts(prompt, b, t, drop_text)
         else:
-            hidden = self.config.masks.sample((b, t, gh, gw), generator)
+            # Clips shown in another style are for stylization, which always hides tubes.
+            masks = self.config.masks if batch.given_tokens is None else MaskMixture(tube=1.0)
+            hidden = masks.sample((b, t, gh, gw), generator)
             embedded = self.embed_prompt(prompt, b, t, drop_text, drop_actions)
         hidden = hidden.to(tokens.device)
-        logits = self.backbone(tokens, hidden, embedded, is_image=batch.is_image)
+        given = tokens
+        if batch.given_tokens is not None:
+            given = rearrange(batch.given_tokens, "b v t gh gw -> (b v) t gh gw")
+        logits = self.backbone(given, hidden, embedded, is_image=batch.is_image)
         targets = tokens[hidden]
         loss = masked_cross_entropy(logits, targets)  # Eq. 2, Eq. 5
         accuracy = (logits.argmax(dim=-1) == targets).float().mean()
