@@ -133,7 +133,6 @@ def claim_folder(options: QuickstartOptions) -> None:
             )
         if options.overwrite and not options.resume and run_folder.is_dir():
             shutil.rmtree(run_folder)
-    options.out.mkdir(parents=True, exist_ok=True)
 
 
 def fit(
@@ -159,6 +158,7 @@ def fit(
         datasets = [MemoryDataset(part) for part in sets]
         return make_loader(datasets, weights, batch_size=stage.batch_size, seed=options.seed)
 
+    options.out.mkdir(parents=True, exist_ok=True)
     stages = [s for s in recipe.stages if has_pixels or s.name != "tokenizer"]
     train(
         model,
