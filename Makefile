@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# More options: make quickstart ARGS="--out elsewhere --seed 1"
+ARGS   ?=
+
 .PHONY: quickstart test test-fast lint clean
 .DEFAULT_GOAL := quickstart
 
@@ -19,7 +22,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	touch $(VENV)/.installed $@
 
 quickstart: $(VENV)/.installed  ## collect, train, dream and score in about eight minutes on two cores
-	$(BIN)/maskworld quickstart worlddreamer
+	$(BIN)/maskworld quickstart worlddreamer $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
