@@ -6,6 +6,7 @@ import torch
 from maskworld.evaluation.baselines import (
     CopyLastMixture,
     MeanImage,
+    TrivialFutures,
     Unigram,
     best_trivial,
     blurred_copy,
@@ -124,3 +125,26 @@ def test_mixture_bits_are_a_code_and_stay_finite_after_perfect_copies():
     bits = mixture.bits(torch.full((8,), 3), every_code)
     assert (2**-bits).sum().item() == pytest.approx(1)
     assert torch.isfinite(bits).all()
+
+
+def test_trivial_futures_choose_the_blur_that_pays_and_know_each_style():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (6, 1, 3, 3, 24, 24), generator=generator, dtype=torch.uint8)
+    day, night = noise // 4 + 180, noise // 4
+    frames = torch.cat([day, night])
+    kinds = ["day"] * 6 + ["night"] * 6
+    fitted = TrivialFutures.fit(frames, 1, kinds)
+    # The future is independent noise of one mean: the widest blur is nearest to that mean.
+    assert fitted.blur_sigmas == (8.0, 8.0)
+    still = TrivialFutures.fit(frames[:, :, :1].expand(-1, -1, 3, -1, -1, -1), 1)
+    assert still.blur_sigmas == (0.5, 0.5)
+    futures = fitted.predict(frames[:, :, :1], 2, kinds)
+    assert {future.shape for future in futures.values()} == {(12, 1, 2, 3, 24, 24)}
+    real = frames[:, :, 1:]
+    by_style = psnr(futures["mean_image_of_style"], real).mean()
+    assert by_style > psnr(futures["mean_image"], real).mean() + 5
+    assert "mean_image_of_style" not in fitted_without_styles(frames)
+
+
+def fitted_without_styles(frames):
+    return TrivialFutures.fit(frames, 1).predict(frames[:, :, :1], 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +38,47 @@ class Material:
 
 
 def drive_material(recipe: Recipe, seed: int, num_workers: int) -> Material:
-    """Training worlds, other worlds held out, and counterfactual pairs in those."""
-    from maskworld.preparation.collect import collect_clips
-    from maskworld.preparation.counterfactuals import collect_pairs, collect_restyled
+    """Training worlds, other worlds held out, and counterfactual pairs in those.
+
+    All worlds go through one pool of workers, because starting one takes seconds.
+    """
+    from maskworld.preparation.collect import ClipPlan, clips_of_world, map_worlds
+    from maskworld.preparation.counterfactuals import pairs_of_world, restyled_of_world
     from maskworld.worlds.drive import STYLES
 
     system, drive = recipe.system, recipe.drive
-    settings: dict[str, Any] = {
-        "num_frames": system.num_frames,
-        "size": system.frame_size,
-        "fps": system.fps,
-        "num_workers": num_workers,
-    }
+    plan = ClipPlan(num_frames=system.num_frames, size=system.frame_size, fps=system.fps, seed=seed)
     first = drive.seed + 1_000_000 * seed
     worlds = range(first, first + drive.num_worlds)
     held_out_worlds = range(first + 500_000, first + 500_000 + drive.num_held_out_worlds)
-    train = collect_clips(worlds, drive.clips_per_world, seed=seed, **settings)
-    held_out = collect_clips(held_out_worlds, drive.held_out_clips_per_world, seed=seed, **settings)
-    left, right = collect_pairs(held_out_worlds, drive.num_pairs, seed=seed, **settings)
-    restyled: tuple[list[Clip], list[Clip]] = ([], [])
-    if drive.num_restyled:
-        restyled = collect_restyled(worlds[::3], drive.num_restyled, seed=seed, **settings)
+    wanted: list[tuple[Any, range, int]] = [
+        (clips_of_world, worlds, drive.num_worlds * drive.clips_per_world),
+        (restyled_of_world, worlds[::3], drive.num_restyled),
+        (
+            clips_of_world,
+            held_out_worlds,
+            drive.num_held_out_worlds * drive.held_out_clips_per_world,
+        ),
+        (pairs_of_world, held_out_worlds, drive.num_pairs),
+    ]
+    jobs, parts = [], []
+    for part, (function, part_worlds, count) in enumerate(wanted):
+        share = replace(plan, clips_per_world=-(-count // len(part_worlds)))
+        jobs += [(function, (world, share)) for world in part_worlds]
+        parts += [part] * len(part_worlds)
+    found: list[list[Any]] = [[] for _ in wanted]
+    for part, clips in zip(parts, map_worlds(run_job, jobs, num_workers), strict=True):
+        found[part] += clips
+    train, restyled, held_out, pairs = (
+        clips[:count] for clips, (_, _, count) in zip(found, wanted, strict=True)
+    )
     return Material(
         train=train,
-        restyled=restyled,
+        restyled=([pair[0] for pair in restyled], [pair[1] for pair in restyled]),
         held_out=collate(held_out),
         groups=np.array([clip.episode for clip in held_out]),
         split="whole worlds",
-        pairs=(collate(left), collate(right)),
+        pairs=(collate([pair[0] for pair in pairs]), collate([pair[1] for pair in pairs])),
         styles=STYLES,
         action_names=("speed", "yaw_rate"),
         description={
@@ -73,10 +86,17 @@ def drive_material(recipe: Recipe, seed: int, num_workers: int) -> Material:
             "train_worlds": len(worlds),
             "held_out_worlds": len(held_out_worlds),
             "train_clips": len(train),
-            "restyled_pairs": len(restyled[0]),
+            "restyled_pairs": len(restyled),
             "held_out_clips": len(held_out),
         },
     )
+
+
+def run_job(job: tuple[Any, Any]) -> list[Any]:
+    """Calls a job's function in a worker."""
+    function, argument = job
+    clips: list[Any] = function(argument)
+    return clips
 
 
 def user_material(recipe: Recipe, path: Path) -> Material:
@@ -107,17 +127,21 @@ def user_material(recipe: Recipe, path: Path) -> Material:
         dataset = ClipDataset(source, index, transforms)
         parts.append([dataset[i] for i in range(len(dataset))])
     train, held_out = parts
+    span = (recipe.system.num_frames - 1) * stride + 1
+    groups = np.array([clip.episode * 1_000_000 + clip.start // span for clip in held_out])
+    if len(np.unique(groups)) < 2:
+        groups = np.arange(len(held_out))
     return Material(
         train=train,
         held_out=collate(held_out),
-        groups=np.arange(len(held_out)),
+        groups=groups,
         split=f"last {fraction:.0%} of every recording in time, no window across the cut",
         description={
             "source": path.name,
             "frame_stride": stride,
             "train_clips": len(train),
             "held_out_clips": len(held_out),
-            "intervals": "over overlapping windows, so narrower than they should be",
+            "intervals": "over stretches as long as a clip, of which there are few",
         },
     )
 

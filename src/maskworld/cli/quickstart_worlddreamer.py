@@ -25,7 +25,7 @@ from maskworld.cli.quickstart import QuickstartOptions
 from maskworld.data.dataset import MemoryDataset
 from maskworld.data.loader import make_loader
 from maskworld.data.video_files import write_video
-from maskworld.evaluation.baselines import MeanImage
+from maskworld.evaluation.baselines import TrivialFutures
 from maskworld.evaluation.likelihood import score_likelihood
 from maskworld.evaluation.prediction import (
     GREEDY,
@@ -57,6 +57,8 @@ from maskworld.training.config import Stage
 from maskworld.training.loop import train
 from maskworld.types import Batch, Clip, Prompt, collate
 
+NUM_SAMPLED = 48
+"""Held-out clips that are also dreamt in several steps, to be shown and timed."""
 NUM_GALLERY = 6
 CLIPS_PER_STYLE = 20
 JUDGE_CLIPS = 500
@@ -267,19 +269,27 @@ def evaluate_prediction(
     batch = replace(batch, tokens=tokens_of(model, batch)[:, None])
     assert batch.frames is not None
     greedy = predict(model, batch, context, GREEDY, generator, expected=True)
-    sampled = predict(model, batch, context, recipe.decoding, generator)
+    chosen = spread(len(batch), NUM_SAMPLED)
+    sampled = predict(
+        model, slice_batch(batch, torch.tensor(chosen)), context, recipe.decoding, generator
+    )
     reconstructed = reconstruct(model, batch)
-    mean_image = MeanImage.fit(
-        clip.frames[None] for clip in material.train if clip.frames is not None
+    shown = collate(material.train)
+    assert shown.frames is not None
+    kinds = [style_of(caption, material.styles) for caption in shown.captions]
+    futures = TrivialFutures.fit(shown.frames, context, kinds).predict(
+        batch.frames[:, :, :context],
+        batch.frames.shape[2] - context,
+        [style_of(caption, material.styles) for caption in batch.captions],
     )
     expected, argmax = frames_of(greedy, "expected"), frames_of(greedy)
     groups = material.groups
-    score_frames(results, batch, expected, argmax, reconstructed, mean_image, context, groups, seed)
+    score_frames(results, batch, expected, argmax, reconstructed, futures, context, groups, seed)
     score_tokens(results, model, batch, greedy.dream.tokens, context, groups, seed)
     if batch.actions is not None and material.action_names:
         score_action_sensitivity(results, model, batch, context, groups, seed)
-    score_speed(results, sampled, len(batch))
-    dreamt = frames_of(sampled)
+    score_speed(results, sampled, len(chosen))
+    dreamt = dict(zip(chosen, frames_of(sampled), strict=True))
     return [
         VideoRow(
             name=f"clip {i}",
@@ -293,7 +303,7 @@ def evaluate_prediction(
             num_context=context,
             fps=frame_rate(batch),
         )
-        for i in spread(len(batch), NUM_GALLERY)
+        for i in (chosen[k] for k in spread(len(chosen), NUM_GALLERY))
     ]
 
 
@@ -347,15 +357,21 @@ def evaluate_styles(
     asked = [style for style in styles for _ in range(CLIPS_PER_STYLE)]
     tokens = tokens_of(model, slice_batch(held_out, slice(0, 1))).expand(len(asked), -1, -1, -1)
     hidden = torch.ones(tokens.shape, dtype=torch.bool)
-    dream = model.generate(Prompt(text=asked), tokens, hidden, recipe.decoding, generator)
-    assert dream.frames is not None
-    score_generated_styles(results, judge, dream.frames, asked, "text-to-video")
+    dreams = [
+        model.generate(Prompt(text=words), codes, unknown, recipe.decoding, generator).frames
+        for words, codes, unknown in zip(
+            [[style] * CLIPS_PER_STYLE for style in styles],
+            tokens.split(CLIPS_PER_STYLE),
+            hidden.split(CLIPS_PER_STYLE),
+            strict=True,
+        )
+    ]
+    dreamt = torch.cat([frames for frames in dreams if frames is not None])
+    score_generated_styles(results, judge, dreamt, asked, "text-to-video")
     rows = [
         VideoRow(
             name=f'"{style}"',
-            panels={
-                f"dreamt {i}": as_video(dream.frames[s * CLIPS_PER_STYLE + i]) for i in range(4)
-            },
+            panels={f"dreamt {i}": as_video(dreamt[s * CLIPS_PER_STYLE + i]) for i in range(4)},
             caption="from text alone",
             fps=frame_rate(held_out),
             section="Text to video",

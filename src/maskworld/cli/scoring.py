@@ -19,7 +19,7 @@ from maskworld.cli.inputs import check_writable
 from maskworld.data.dataset import ClipDataset, ImageDataset
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.data.video_files import write_video
-from maskworld.evaluation.baselines import MeanImage
+from maskworld.evaluation.baselines import TrivialFutures
 from maskworld.evaluation.likelihood import score_likelihood
 from maskworld.evaluation.prediction import (
     GREEDY,
@@ -159,8 +159,10 @@ def _score(
         assert expected is not None
         assert argmax is not None
         drawn = reconstruct(system, batch, size)
-        mean = MeanImage.fit([c.frames[None] for c in train if c.frames is not None] or [real])
-        score_frames(results, batch, expected, argmax, drawn, mean, context, groups, seed)
+        shown = [clip.frames for clip in train if clip.frames is not None]
+        fitted = TrivialFutures.fit(torch.stack(shown) if shown else real, context)
+        futures = fitted.predict(real[:, :, :context], real.shape[2] - context)
+        score_frames(results, batch, expected, argmax, drawn, futures, context, groups, seed)
         rows = _rows(batch, drawn, sampled.dream.frames, expected, context)
     score_tokens(results, system, batch, greedy.dream.tokens, context, groups, seed)
     if batch.actions is not None and system.config.action_dim == 2:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
@@ -15,9 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskworld.metrics.codebook import check_tokens
+from maskworld.metrics.image import psnr
 
 BLUR_SIGMA = 1.0
 """Pixels. Copying is punished twice for each displaced edge; a blur of one pixel hedges."""
+BLUR_SIGMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
+"""Pixels; among these `TrivialFutures` chooses for each step."""
 
 
 def copy_last(
@@ -69,6 +73,77 @@ class MeanImage:
     def predict(self, batch: int, num_frames: int) -> UInt8[Tensor, "b v f c h w"]:
         """The same image for every clip and step."""
         return repeat(self.image, "v c h w -> b v f c h w", b=batch, f=num_frames)
+
+
+@dataclass(frozen=True)
+class TrivialFutures:
+    """Every prediction that needs no model, fitted on training clips so that each is at its best.
+
+    A copy, a copy blurred at each step by the sigma that pays most there, the mean image, and the
+    mean image of the clip's kind (its style) where kinds are told.
+    """
+
+    mean_image: MeanImage
+    blur_sigmas: tuple[float, ...]
+    """Per horizon step, pixels."""
+    mean_images: Mapping[str, MeanImage]
+    """Per kind; empty where there are none."""
+
+    @classmethod
+    def fit(
+        cls,
+        training_frames: UInt8[Tensor, "b v t c h w"],
+        num_context: int,
+        kinds: Sequence[str | None] = (),
+        max_blurred: int = 64,
+    ) -> TrivialFutures:
+        """Fits on training clips; held-out clips here would leak their answer.
+
+        Args:
+            kinds: of each clip; empty = not told.
+            max_blurred: clips, spread evenly, on which the blur is chosen.
+
+        Raises:
+            ValueError: no clip.
+        """
+        shown = training_frames[:: max(1, len(training_frames) // max_blurred)]
+        given, future = shown[:, :, :num_context], shown[:, :, num_context:]
+        scores = torch.stack(
+            [
+                psnr(blurred_copy(given, future.shape[2], sigma), future).mean((0, 1))
+                for sigma in BLUR_SIGMAS
+            ]
+        )  # sigmas t
+        sigmas = tuple(BLUR_SIGMAS[i] for i in scores.argmax(0).tolist())
+        named = sorted({kind for kind in kinds if kind is not None})
+        means = {
+            name: MeanImage.fit(
+                training_frames[i : i + 1] for i, kind in enumerate(kinds) if kind == name
+            )
+            for name in named
+        }
+        everything = MeanImage.fit(training_frames[i : i + 1] for i in range(len(training_frames)))
+        return cls(everything, sigmas, means)
+
+    def predict(
+        self,
+        context: UInt8[Tensor, "b v t c h w"],
+        num_frames: int,
+        kinds: Sequence[str | None] = (),
+    ) -> dict[str, UInt8[Tensor, "b v f c h w"]]:
+        """The futures by name, `num_frames` steps each."""
+        sigmas = self.blur_sigmas[:num_frames]
+        sigmas += (self.blur_sigmas[-1],) * (num_frames - len(sigmas))
+        blurred = {sigma: blurred_copy(context, 1, sigma) for sigma in set(sigmas)}
+        futures = {
+            "copy_last": copy_last(context, num_frames),
+            "blurred_copy": torch.cat([blurred[sigma] for sigma in sigmas], dim=2),
+            "mean_image": self.mean_image.predict(len(context), num_frames),
+        }
+        if self.mean_images:
+            means = [self.mean_images.get(kind or "", self.mean_image) for kind in kinds]
+            futures["mean_image_of_style"] = torch.cat([m.predict(1, num_frames) for m in means])
+        return futures
 
 
 def best_trivial(

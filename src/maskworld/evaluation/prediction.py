@@ -7,7 +7,7 @@ image), per horizon step, with a bootstrap interval over clips of whole worlds o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from maskworld.evaluation.baselines import MeanImage, best_trivial, blurred_copy, copy_last
+from maskworld.evaluation.baselines import best_trivial
 from maskworld.evaluation.results import Results
 from maskworld.metrics.codebook import CodebookUse
 from maskworld.metrics.image import FrameMetric, psnr, ssim
@@ -136,7 +136,7 @@ def score_frames(
     expected: UInt8[Tensor, "b v t c h w"],
     argmax: UInt8[Tensor, "b v t c h w"],
     reconstructed: UInt8[Tensor, "b v t c h w"],
-    mean_image: MeanImage,
+    trivial: Mapping[str, UInt8[Tensor, "b v t c h w"]],
     num_context: int,
     groups: Int[np.ndarray, " n"],
     seed: int,
@@ -144,17 +144,14 @@ def score_frames(
     """Adds "psnr" and "ssim": the model is the probability-weighted decode, `model_argmax` the
     most likely tokens, `reconstruction` what the tokenizer can reach at all.
 
+    Args:
+        trivial: futures of `TrivialFutures.predict`.
+
     Returns the PSNR scores by name.
     """
     if batch.frames is None:
         raise ValueError("Expected frames to compare with, found a batch of tokens.")
-    given, real = batch.frames[:, :, :num_context], batch.frames[:, :, num_context:]
-    future = real.shape[2]
-    trivial = {
-        "copy_last": copy_last(given, future),
-        "blurred_copy": blurred_copy(given, future),
-        "mean_image": mean_image.predict(len(batch), future),
-    }
+    real = batch.frames[:, :, num_context:]
     others = {
         "model_argmax": argmax[:, :, num_context:],
         "reconstruction": reconstructed[:, :, num_context:],

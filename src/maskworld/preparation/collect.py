@@ -194,12 +194,13 @@ def collect_clips(
         clips_per_world, num_frames, size, float(fps), tuple(styles), num_cameras, num_steps, seed
     )
     clips: list[Clip] = []
-    for part in map_worlds(_clips_of_world, [(world, plan) for world in worlds], num_workers):
+    for part in map_worlds(clips_of_world, [(world, plan) for world in worlds], num_workers):
         clips += part
     return clips
 
 
-def _clips_of_world(job: tuple[int, ClipPlan]) -> list[Clip]:
+def clips_of_world(job: tuple[int, ClipPlan]) -> list[Clip]:
+    """The clips that a plan asks of one world."""
     world, plan = job
     scene = record_world(world, num_steps=plan.num_steps)
     rng = np.random.default_rng([plan.seed, world, 11])

@@ -43,7 +43,7 @@ def collect_pairs(
     plan = ClipPlan(clips_per_world=share, num_frames=num_frames, size=size, fps=fps, seed=seed)
     left: list[Clip] = []
     right: list[Clip] = []
-    for pairs in map_worlds(_pairs_of_world, [(world, plan) for world in worlds], num_workers):
+    for pairs in map_worlds(pairs_of_world, [(world, plan) for world in worlds], num_workers):
         left += [pair[0] for pair in pairs]
         right += [pair[1] for pair in pairs]
     return left[:num_pairs], right[:num_pairs]
@@ -64,13 +64,14 @@ def collect_restyled(
     plan = ClipPlan(clips_per_world=share, num_frames=num_frames, size=size, fps=fps, seed=seed)
     first: list[Clip] = []
     second: list[Clip] = []
-    for pairs in map_worlds(_restyled_of_world, [(world, plan) for world in worlds], num_workers):
+    for pairs in map_worlds(restyled_of_world, [(world, plan) for world in worlds], num_workers):
         first += [pair[0] for pair in pairs]
         second += [pair[1] for pair in pairs]
     return first[:num_pairs], second[:num_pairs]
 
 
-def _restyled_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
+def restyled_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
+    """The drives of one world, each in two styles."""
     world, plan = job
     scene = record_world(world, num_steps=plan.num_steps)
     rng = np.random.default_rng([plan.seed, world, 17])
@@ -102,7 +103,8 @@ def _filmed(scene: Scene, drive: Drive, style: str, style_seed: int, plan: ClipP
     )
 
 
-def _pairs_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
+def pairs_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
+    """The left turns of one world and their right twins."""
     world, plan = job
     scene = record_world(world, num_steps=plan.num_steps)
     rng = np.random.default_rng([plan.seed, world, 13])
