@@ -1,8 +1,9 @@
 """Train the tiny recipe on a video of yours, in Python instead of by `maskworld train`.
 
-python examples/train_on_my_video.py drive.mp4 run [STEPS]
+maskworld data import video drive.mp4 --out drive --size 72 120 --fps 5    # decode it once
+python examples/train_on_my_video.py drive run [STEPS]
 
-The last quarter of the video is left out of training: score it with `maskworld evaluate`.
+The last quarter of every recording is left out of training.
 """
 
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 import torch
 
 from maskworld.data.dataset import ClipDataset
+from maskworld.data.lerobot import LeRobotSource
 from maskworld.data.loader import make_loader
-from maskworld.data.sources.video_folder import VideoFolderSource
 from maskworld.data.transforms import ResizeCrop
 from maskworld.data.windows import ClipIndex, split_by_time
 from maskworld.recipes import load_recipe
@@ -23,12 +24,12 @@ from maskworld.tokenizers.patch import PatchTokenizer
 from maskworld.training.loop import train
 
 
-def main(video: str, run: str, steps: str = "600") -> None:
+def main(data: str, run: str, steps: str = "600") -> None:
     recipe = load_recipe("worlddreamer-tiny")
     config = recipe.system
     stages = [replace(s, num_steps=int(steps), warmup_steps=0) for s in recipe.stages]
 
-    source = VideoFolderSource(video)
+    source = LeRobotSource(data)
     train_part, _ = split_by_time(source, held_out=0.25)
     index = ClipIndex(source, config.num_frames, stride_to(config.fps, source), 1, train_part)
     clips = ClipDataset(source, index, [ResizeCrop(config.frame_size)])
