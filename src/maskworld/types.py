@@ -24,8 +24,8 @@ class Clip:
 
     frames: UInt8[Tensor, "v t c h w"] | None = None
     tokens: Int[Tensor, "v t gh gw"] | None = None
-    given_tokens: Int[Tensor, "v t gh gw"] | None = None
-    """Codes to show where `tokens` are not hidden, if others: the same clip in another style."""
+    reference_tokens: Int[Tensor, "v t gh gw"] | None = None
+    """Codes of the same clip in another style, for stylization."""
     labels: UInt8[Tensor, "v t h w"] | None = None
     actions: Float[Tensor, "t a"] | None = None
     """Row t is the step *into* frame t; row 0 is the step into the first frame."""
@@ -46,7 +46,7 @@ class Batch:
 
     frames: UInt8[Tensor, "b v t c h w"] | None = None
     tokens: Int[Tensor, "b v t gh gw"] | None = None
-    given_tokens: Int[Tensor, "b v t gh gw"] | None = None
+    reference_tokens: Int[Tensor, "b v t gh gw"] | None = None
     labels: UInt8[Tensor, "b v t h w"] | None = None
     actions: Float[Tensor, "b t a"] | None = None
     has_actions: Bool[Tensor, " b"] | None = None
@@ -104,7 +104,7 @@ def collate(clips: list[Clip]) -> Batch:
     return Batch(
         frames=stack("frames"),
         tokens=stack("tokens"),
-        given_tokens=stack("given_tokens"),
+        reference_tokens=stack("reference_tokens"),
         labels=stack("labels"),
         actions=actions,
         has_actions=has_actions,

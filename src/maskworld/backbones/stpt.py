@@ -67,6 +67,9 @@ class STPTConfig:
     carry_forward: bool = False
     """A hidden token also gets the embedding of the last visible one at its place. Off in the
     paper."""
+    reference: bool = False
+    """A hidden token can also get the embedding of a reference's token at its place: the clip in
+    another style. Off in the paper."""
     tie_head: bool = False
     """Output weights = embedding weights. Off in the paper."""
     gradient_checkpointing: bool = False
@@ -286,6 +289,8 @@ class STPT(nn.Module):
         if config.carry_forward:
             self.age = nn.Embedding(config.max_frames, dim)
             nn.init.normal_(self.age.weight, std=0.02)
+        if config.reference:
+            self.reference = nn.Parameter(torch.randn(dim) * 0.02)
         self.embedding_norm = nn.LayerNorm(dim)
         self.down_blocks = nn.ModuleList(ConvBlock(dim) for _ in range(config.num_conv_blocks))
         self.down = nn.Conv2d(dim, dim, 2, stride=2) if config.downsample else None
@@ -304,18 +309,24 @@ class STPT(nn.Module):
         hidden: Bool[Tensor, "b t h w"],
         prompt: PromptEmbedding,
         is_image: bool = False,
+        reference: Int[Tensor, "b t h w"] | None = None,
     ) -> Float[Tensor, "m k"]:
         """Logits of the m hidden positions, in the order of `tokens[hidden]`.
 
         With `is_image` the frames are independent images that do not see each other. The codes at
-        hidden positions are ignored.
+        hidden positions are ignored. `reference` is read at hidden positions only.
 
         Reference: WorldDreamer, Eq. 3-5.
         """
+        if reference is not None and not self.config.reference:
+            raise ValueError(
+                "Expected a model with STPTConfig(reference=True) to read a reference, found one "
+                "without: stylize by keeping tokens instead."
+            )
         if is_image:  # in both attention modes: convolution and carry must not mix images either
             prompt = fold_prompt(prompt, tokens.shape[1])
             tokens, hidden = (rearrange(x, "b t h w -> (b t) 1 h w") for x in (tokens, hidden))
-        features = self.features(tokens, hidden, prompt, identity=is_image)
+        features = self.features(tokens, hidden, prompt, is_image, reference)
         return self.logits(features[hidden])
 
     def features(
@@ -324,11 +335,12 @@ class STPT(nn.Module):
         hidden: Bool[Tensor, "b t h w"],
         prompt: PromptEmbedding,
         identity: bool = False,
+        reference: Int[Tensor, "b t h w"] | None = None,
     ) -> Float[Tensor, "b t h w d"]:
         """The last features, before the head."""
         b = tokens.shape[0]
         identity = identity and self.config.image_attention == "identity"
-        x = self.embedding_norm(self.embed(tokens, hidden))
+        x = self.embedding_norm(self.embed(tokens, hidden, reference))
         x = rearrange(x, "b t h w d -> (b t) h w d")
         for block in self.down_blocks:
             x = block(x)
@@ -349,9 +361,13 @@ class STPT(nn.Module):
         return rearrange(x, "(b t) h w d -> b t h w d", b=b)
 
     def embed(
-        self, tokens: Int[Tensor, "b t h w"], hidden: Bool[Tensor, "b t h w"]
+        self,
+        tokens: Int[Tensor, "b t h w"],
+        hidden: Bool[Tensor, "b t h w"],
+        reference: Int[Tensor, "b t h w"] | None = None,
     ) -> Float[Tensor, "b t h w d"]:
-        """Code embeddings, the mask code on hidden positions, positions and carry if configured."""
+        """Code embeddings, the mask code on hidden positions; carry, reference and positions if
+        configured."""
         config = self.config
         _, t, h, w = tokens.shape
         if config.downsample and (h % 2 or w % 2):
@@ -365,6 +381,8 @@ class STPT(nn.Module):
             carried = (hidden & (age >= 0)).unsqueeze(-1)
             carry = self.embedding(token) + self.age(age.clamp(0, config.max_frames - 1))
             x = x + carry * carried
+        if reference is not None:
+            x = x + (self.embedding(reference) + self.reference) * hidden.unsqueeze(-1)
         if config.position == "learned":
             if t > config.max_frames or max(h, w) > config.max_side:
                 raise ValueError(

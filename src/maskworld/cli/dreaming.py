@@ -33,6 +33,10 @@ from maskworld.tokenizers.token_grid import TokenGrid
 from maskworld.training.distributed import Processes, choose_device
 from maskworld.types import Clip, Prompt
 
+PAPER_KEEP = 0.25
+"""Share of tokens that stylization keeps in models that read no reference. Ours; the paper gives
+none."""
+
 
 def generate_video(options: GenerateOptions) -> None:
     """Reads and checks all inputs, dreams, writes one file."""
@@ -53,8 +57,10 @@ def generate_video(options: GenerateOptions) -> None:
     started = time.perf_counter()
     with torch.no_grad():
         if task == "stylization":
-            keep, passes = options.keep, options.passes
-            tokens = system.stylize(prompt, tokens, decoding, generator, keep, passes).tokens
+            keep = options.keep
+            if keep is None and not system.config.backbone.reference:
+                keep = PAPER_KEEP
+            tokens = system.stylize(prompt, tokens, decoding, generator, keep).tokens
         else:
             tokens = dream(system, prompt, tokens, hidden, decoding, generator)
         _write(options.out, system, tokens)
@@ -107,10 +113,8 @@ def _check_inputs(options: GenerateOptions, task: Task) -> None:
         raise ValueError(f"Expected {needs} for {task}: see `maskworld generate --help`.")
     if task != "inpainting" and (options.box or options.mask):
         raise ValueError(f"Expected --box or --mask with the task inpainting only, found {task}.")
-    if not 0 < options.keep < 1:
+    if options.keep is not None and not 0 < options.keep < 1:
         raise ValueError(f"Expected --keep above 0 and below 1, found {options.keep}.")
-    if options.passes < 1:
-        raise ValueError(f"Expected --passes of at least 1, found {options.passes}.")
 
 
 def dream(
@@ -197,7 +201,7 @@ def _given(
         if fill is not None:
             region = region_of_pixels(fill[None, None], stride).expand(tokens.shape)
     b, t, gh, gw = tokens.shape
-    hidden = task_mask(task, (b, t, gh, gw), generator, region, options.keep)
+    hidden = task_mask(task, (b, t, gh, gw), generator, region)
     if task in ("image-to-video", "action-to-video"):
         hidden[:, places] = False
     return tokens, hidden

@@ -51,10 +51,9 @@ class GenerateOptions:
     """Region to fill in by inpainting, in pixels of --video."""
     mask: File = None
     """Image, white where inpainting fills in; instead of --box."""
-    keep: float = 0.25
-    """Share of the video's tokens that stylization keeps, in (0, 1)."""
-    passes: int = 1
-    """Passes of stylization; from the second on, what was kept is restyled too."""
+    keep: float | None = None
+    """Share of the video's tokens that stylization keeps as they are, in (0, 1), as in the paper;
+    default: none are, the video is read as a reference, or 0.25 for models that cannot."""
     num_frames: Count = None
     """Length of the result; default: the model's window. Longer ones come window by window."""
     steps: Count = None

@@ -199,7 +199,7 @@ def world_sets(
     if not sources:
         return [plain], [1.0]
     both = [*zip(sources, targets, strict=True), *zip(targets, sources, strict=True)]
-    restyled = [replace(asked, given_tokens=shown.tokens) for shown, asked in both]
+    restyled = [replace(asked, reference_tokens=shown.tokens) for shown, asked in both]
     share = recipe.drive.p_restyled
     return [plain, restyled], [1 - share, share]
 
@@ -386,8 +386,6 @@ def evaluate_styles(
         tokens_of(model, source),
         recipe.decoding,
         generator,
-        keep=recipe.stylization_keep,
-        num_passes=recipe.stylization_passes,
     )
     assert styled.frames is not None
     score_generated_styles(results, judge, styled.frames, wanted, "stylization")

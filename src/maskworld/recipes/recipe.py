@@ -40,10 +40,6 @@ class Recipe:
     stages: tuple[Stage, ...]
     decoding: ParallelDecoding = field(default_factory=ParallelDecoding)
     drive: DriveData = field(default_factory=DriveData)
-    stylization_keep: float = 0.25
-    """Share of source tokens that guide a stylization."""
-    stylization_passes: int = 1
-    """1 = the paper; 2 also restyles the tokens that were kept."""
     user_steps: int = 600
     """World steps of a quickstart on a user's single recording, which is soon learnt by heart."""
     num_context: int = 1

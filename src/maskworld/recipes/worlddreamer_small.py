@@ -39,6 +39,7 @@ RECIPE = Recipe(
             position="learned",
             action_modulation=True,
             carry_forward=True,
+            reference=True,
         ),
         tokenizer=VQTokenizerConfig(
             widths=(64, 128, 128, 256, 256),
@@ -77,6 +78,5 @@ RECIPE = Recipe(
     ),
     decoding=ParallelDecoding(num_steps=10, temperature=0.9, scope="clip"),
     drive=DriveData(num_worlds=2_000, clips_per_world=25),
-    stylization_passes=2,
     was_run=False,
 )

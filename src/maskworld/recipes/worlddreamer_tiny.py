@@ -9,8 +9,9 @@ What differs from the paper, and why:
 - carry, AdaLN by the frame's action, tied head, learned positions, no skeleton blocks: a model of
   this size does not learn to steer or to copy without them (docs/log.md);
 - a mask mixture instead of tubes only, so that the tasks are trained as they are asked;
-- 15 % of the batches show a drive in one style and ask for it in another, and stylization runs in
-  two passes: otherwise the kept tokens win over the prompt, or the layout is lost (docs/log.md);
+- stylization reads the source as a reference instead of keeping some of its tokens, and 15 % of the
+  batches are drives filmed in two styles: with kept tokens either they win over the prompt, or the
+  layout is lost (docs/log.md);
 - regions alternate between contiguous and dilated, so that a few layers reach everywhere.
 """
 
@@ -43,6 +44,7 @@ RECIPE = Recipe(
             max_side=32,
             action_modulation=True,
             carry_forward=True,
+            reference=True,
             tie_head=True,
         ),
         tokenizer=PatchTokenizerConfig(
@@ -68,6 +70,4 @@ RECIPE = Recipe(
     ),
     decoding=ParallelDecoding(num_steps=6, temperature=0.8, scope="clip"),
     drive=DriveData(),
-    stylization_keep=0.4,
-    stylization_passes=2,
 )

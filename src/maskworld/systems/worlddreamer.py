@@ -68,6 +68,8 @@ Task = Literal[
 ]
 TokenizerConfig = PatchTokenizerConfig | VQTokenizerConfig | PretrainedVQConfig | TokenGridConfig
 Tokenizer = PatchTokenizer | VQTokenizer | PretrainedVQ | TokenGrid
+RESTYLE_MASKS = MaskMixture(tube=0.5, full=0.5)
+"""Of clips with a reference: as stylization begins, and as it goes on. Ours."""
 TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]
 
 
@@ -255,15 +257,14 @@ class WorldDreamer(nn.Module, ReleaseMixin):
             drop_text = repeat(drop_text, "b -> (b t)", t=t)
             embedded = self._embed_image_prompts(prompt, b, t, drop_text)
         else:
-            # Clips shown in another style are for stylization, which always hides tubes.
-            masks = self.config.masks if batch.given_tokens is None else MaskMixture(tube=1.0)
+            masks = self.config.masks if batch.reference_tokens is None else RESTYLE_MASKS
             hidden = masks.sample((b, t, gh, gw), generator)
             embedded = self.embed_prompt(prompt, b, t, drop_text, drop_actions)
         hidden = hidden.to(tokens.device)
-        given = tokens
-        if batch.given_tokens is not None:
-            given = rearrange(batch.given_tokens, "b v t gh gw -> (b v) t gh gw")
-        logits = self.backbone(given, hidden, embedded, is_image=batch.is_image)
+        reference = batch.reference_tokens
+        if reference is not None:
+            reference = rearrange(reference, "b v t gh gw -> (b v) t gh gw")
+        logits = self.backbone(tokens, hidden, embedded, batch.is_image, reference)
         targets = tokens[hidden]
         loss = masked_cross_entropy(logits, targets)  # Eq. 2, Eq. 5
         accuracy = (logits.argmax(dim=-1) == targets).float().mean()
@@ -353,7 +354,12 @@ class WorldDreamer(nn.Module, ReleaseMixin):
         return self.render(decoded)
 
     def guided_model(
-        self, prompt: Prompt, batch_size: int, num_frames: int, guidance_scale: float
+        self,
+        prompt: Prompt,
+        batch_size: int,
+        num_frames: int,
+        guidance_scale: float,
+        reference: Int[Tensor, "b t gh gw"] | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """(tokens, hidden) -> logits, with classifier-free guidance if the scale is not 1.
 
@@ -361,7 +367,9 @@ class WorldDreamer(nn.Module, ReleaseMixin):
         """
         conditional = self.embed_prompt(prompt, batch_size, num_frames)
         if guidance_scale == 1:
-            return lambda tokens, hidden: self.backbone(tokens, hidden, conditional)
+            return lambda tokens, hidden: self.backbone(
+                tokens, hidden, conditional, reference=reference
+            )
         everyone = torch.ones(batch_size, dtype=torch.bool)
         empty = self.embed_prompt(prompt, batch_size, num_frames, everyone, everyone)
         both = PromptEmbedding(
@@ -371,7 +379,12 @@ class WorldDreamer(nn.Module, ReleaseMixin):
         )
 
         def guided(tokens: Tensor, hidden: Tensor) -> Tensor:
-            logits = self.backbone(torch.cat([tokens, tokens]), torch.cat([hidden, hidden]), both)
+            logits = self.backbone(
+                torch.cat([tokens, tokens]),
+                torch.cat([hidden, hidden]),
+                both,
+                reference=None if reference is None else torch.cat([reference, reference]),
+            )
             strong, weak = logits.chunk(2)
             return extrapolate(weak, strong, guidance_scale)  # Eq. 6
 
@@ -422,22 +435,27 @@ class WorldDreamer(nn.Module, ReleaseMixin):
         tokens: Int[Tensor, "b t gh gw"],
         decoding: ParallelDecoding,
         generator: torch.Generator,
-        keep: float = 0.25,
-        num_passes: int = 1,
+        keep: float | None = None,
     ) -> Dream:
         """Dreams a clip again in the style of a prompt (section 3.1, task 2).
 
-        The first pass keeps a random share `keep` of the source's tokens and fills the rest; this
-        is the paper's way, and leaves the kept tokens in their old style. Each further pass hides
-        what the pass before was given and fills it from what that pass dreamt.
+        Args:
+            keep: the paper's way: this random share of the source's tokens stays, in its old style,
+                and the rest is filled. None = the source is only a reference, read at every hidden
+                token, and all is filled; for models trained with STPTConfig(reference=True).
+
+        Raises:
+            ValueError: None, and the model reads no reference.
         """
-        given = task_mask("stylization", tuple(tokens.shape), generator, keep=keep)  # type: ignore[arg-type]
-        hidden = given.to(self.null_text.device)
-        dream = self.generate(prompt, tokens, hidden, decoding, generator)
-        for _ in range(num_passes - 1):
-            hidden = ~hidden
-            dream = self.generate(prompt, dream.tokens, hidden, decoding, generator)
-        return dream
+        b, t = tokens.shape[:2]
+        tokens = tokens.to(self.null_text.device)
+        if keep is not None:
+            shape = (b, t, *tokens.shape[2:])
+            hidden = task_mask("stylization", shape, generator, keep=keep)
+            return self.generate(prompt, tokens, hidden, decoding, generator)
+        model = self.guided_model(prompt, b, t, decoding.guidance_scale, reference=tokens)
+        hidden = torch.ones_like(tokens, dtype=torch.bool)
+        return self.render(decode_parallel(model, tokens, hidden, decoding, generator))
 
     def render(self, decoded: Decoded) -> Dream:
         """Pixels of decoded tokens; none where the tokenizer cannot draw."""
