@@ -21,8 +21,8 @@ from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.types import Batch, Clip, Prompt
 
 COMMAVQ_PUBLISHED = 2.5
-"""Bits per token of commaVQ's gpt2m, a model of GPT-2-medium size trained on 3 million minutes'
-worth of frames: its arithmetic coding reaches a ratio of 4.0 over 10-bit tokens."""
+"""Bits per token of commaVQ's gpt2m, a model of GPT-2-medium size trained on far more driving: its
+arithmetic coding reaches a published ratio of 4.0 over 10-bit tokens."""
 
 
 @torch.no_grad()

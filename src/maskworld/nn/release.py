@@ -177,6 +177,7 @@ def _write_whole(folder: Path, writers: dict[str, Callable[[Path], object]]) -> 
             write(temporary[name])
             with temporary[name].open("rb") as file:
                 os.fsync(file.fileno())
+            temporary[name].chmod(0o644)  # safetensors writes for the owner alone
         for name, path in temporary.items():
             os.replace(path, folder / name)
     except BaseException as error:

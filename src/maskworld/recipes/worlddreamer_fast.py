@@ -1,7 +1,8 @@
-"""WorldDreamer at 1B with its parameters spent in the transformer. Complete, and not run by us.
+r"""WorldDreamer at 1B with its parameters spent in the transformer. Complete, and not run by us.
 
 Paper: arXiv 2401.09985; the same tasks and training as worlddreamer-paper.
-Command: torchrun --nproc-per-node 8 -m maskworld train worlddreamer-fast --data DATASET
+Command: torchrun --nproc-per-node 8 -m maskworld train worlddreamer-fast \
+    --data DATASET --tokenizer VQ.safetensors --out RUN
 Hardware: a GPU cluster.
 
 What differs from worlddreamer-paper, and why: the 3-D convolution is depthwise, which costs almost
@@ -19,6 +20,7 @@ from maskworld.recipes.worlddreamer_paper import RECIPE as PAPER
 RECIPE = replace(
     PAPER,
     name="worlddreamer-fast",
+    hardware="a GPU cluster",
     summary="1B parameters by depthwise convolution; not run by us",
     system=replace(
         PAPER.system,

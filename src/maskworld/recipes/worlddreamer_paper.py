@@ -1,7 +1,8 @@
-"""WorldDreamer as published: 1B parameters. Complete, and not run by us.
+r"""WorldDreamer as published: 1B parameters. Complete, and not run by us.
 
 Paper: arXiv 2401.09985, sections 3.2, 3.3 and 4.2.
-Command: torchrun --nproc-per-node 8 -m maskworld train worlddreamer-paper --data DATASET
+Command: torchrun --nproc-per-node 8 -m maskworld train worlddreamer-paper \
+    --data DATASET --tokenizer VQ.safetensors --out RUN
 Hardware: unknown in the paper; about 2,300 H200-hours for pre-training at 40 % of peak (an
 estimate of ours from the token count), 16 H200-hours for fine-tuning.
 
@@ -26,7 +27,7 @@ RECIPE = Recipe(
     hardware="a GPU cluster",
     system=WorldDreamerConfig(
         backbone=STPTConfig(),  # every default is the paper's or aMUSEd's
-        tokenizer=PretrainedVQConfig(),  # f16, 8192 codes; --tokenizer-weights names the file
+        tokenizer=PretrainedVQConfig(),  # f16, 8192 codes; --tokenizer names the file
         text=T5TextConfig(),
         masks=MaskMixture(tube=1.0),  # section 3.3
         num_frames=24,  # section 4.2; 16 in pre-training

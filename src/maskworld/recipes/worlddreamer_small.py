@@ -1,4 +1,4 @@
-"""WorldDreamer on one GPU: a trained VQ tokenizer and a 40M-parameter STPT.
+"""WorldDreamer on one GPU: a trained VQ tokenizer (19M) and a 58M-parameter STPT.
 
 Paper: arXiv 2401.09985, all tasks of section 3.1.
 Command: maskworld train worlddreamer-small --data DATASET --out RUN
@@ -23,7 +23,7 @@ from maskworld.training.config import Stage
 
 RECIPE = Recipe(
     name="worlddreamer-small",
-    summary="40M parameters and a VQ-GAN trained from scratch, one GPU; not run by us",
+    summary="58M parameters and a VQ-GAN trained from scratch, one GPU; not run by us",
     hardware="1 GPU",
     system=WorldDreamerConfig(
         backbone=STPTConfig(
