@@ -40,8 +40,8 @@ class Recipe:
     stages: tuple[Stage, ...]
     decoding: ParallelDecoding = field(default_factory=ParallelDecoding)
     drive: DriveData = field(default_factory=DriveData)
-    user_steps: int = 600
-    """World steps of a quickstart on a user's single recording, which is soon learnt by heart."""
+    user_steps: int = 180
+    """World steps of a quickstart on a user's recording: 600 learnt a short one by heart."""
     num_context: int = 1
     """Given frames when the future is predicted."""
     frame_stride: int = 1
