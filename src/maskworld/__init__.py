@@ -6,6 +6,7 @@ the models are imported when first used.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path_or_hub_id: str, *, device: str = "cpu") -> nn.Module:
+def load(path_or_hub_id: str | os.PathLike[str], *, device: str = "cpu") -> nn.Module:
     """A trained system, in eval mode: the folder of a release, or its name on the Hugging Face Hub.
 
     Args:
@@ -26,4 +27,4 @@ def load(path_or_hub_id: str, *, device: str = "cpu") -> nn.Module:
     """
     from maskworld.recipes.open import load_system
 
-    return load_system(path_or_hub_id, device=device)
+    return load_system(os.fspath(path_or_hub_id), device=device)

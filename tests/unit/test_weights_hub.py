@@ -125,7 +125,7 @@ def test_a_release_is_two_files_and_comes_back_equal(tmp_path):
     toy = Toy(FULL)
     toy.codes += 4
     folder = toy.save_pretrained(tmp_path / "model")
-    assert sorted(p.name for p in folder.iterdir()) == ["*.json", "model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     document = json.loads((folder / "config.json").read_text())
     assert document["system"] == "toy"
     assert document["version"]
@@ -228,7 +228,7 @@ def test_push_to_hub_uploads_the_release(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert Toy(FULL).push_to_hub("someone/toy", private=True) == "https://hub/someone/toy"
-    assert uploaded["files"] == ["*.json", "model.safetensors"]
+    assert uploaded["files"] == ["config.json", "model.safetensors"]
     assert uploaded["private"] is True
 
 

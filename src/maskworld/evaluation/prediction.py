@@ -136,7 +136,7 @@ def score_frames(
     expected: UInt8[Tensor, "b v t c h w"],
     argmax: UInt8[Tensor, "b v t c h w"],
     reconstructed: UInt8[Tensor, "b v t c h w"],
-    trivial: Mapping[str, UInt8[Tensor, "b v t c h w"]],
+    trivial: Mapping[str, UInt8[Tensor, "b v f c h w"]],
     num_context: int,
     groups: Int[np.ndarray, " n"],
     seed: int,
