@@ -49,6 +49,7 @@ RECIPE = Recipe(
         adversarial=AdversarialConfig(),
         text=SmallTextConfig(dim=128),
         integrate_actions=True,
+        p_drop_text=0.3,
         masks=MaskMixture(tube=0.25, first_frame=0.25, prefix=0.25, frame_by_frame=0.15, box=0.1),
         num_frames=16,
         frame_size=(128, 224),
