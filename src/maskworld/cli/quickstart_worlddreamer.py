@@ -392,7 +392,7 @@ def evaluate_styles(
     score_layout(results, styled.frames, source.frames)
     rows += [
         VideoRow(
-            name=f'to "{wanted[i]}"',
+            name=f'clip {i} to "{wanted[i]}"',
             panels={
                 "source": as_video(source.frames[i]),
                 "dreamt": as_video(styled.frames[i]),
