@@ -61,7 +61,7 @@ NUM_SAMPLED = 48
 """Held-out clips that are also dreamt in several steps, to be shown and timed."""
 NUM_GALLERY = 6
 CLIPS_PER_STYLE = 20
-JUDGE_CLIPS = 500
+JUDGE_CLIPS = 300
 """Training clips that the style judge is fitted on."""
 
 
@@ -453,7 +453,7 @@ def write_outputs(
     for row in rows:
         name = "".join(c if c.isalnum() else "-" for c in f"{row.section} {row.name}".lower())
         strip = np.concatenate(list(row.panels.values()), axis=2)
-        enlarged = strip.repeat(3, axis=1).repeat(3, axis=2)
+        enlarged = strip.repeat(2, axis=1).repeat(2, axis=2)
         write_video(out / "videos" / f"{name}.mp4", enlarged, row.fps)
     content = results.to_dict()
     write_report(

@@ -160,12 +160,17 @@ def score_frames(
     scores: dict[str, ClipScores] = {}
     for name, measure in (("psnr", psnr), ("ssim", ssim)):
         by_name: dict[str, ClipScores] = {}
-        for label, frames in {"model": expected[:, :, num_context:], **others}.items():
+        compared = others
+        if name == "ssim":  # a mean image has no structure to compare
+            compared = {key: value for key, value in others.items() if "mean" not in key}
+        for label, frames in {"model": expected[:, :, num_context:], **compared}.items():
             metric = FrameMetric(measure)
             metric.update(frames, real)
             by_name[label] = metric.compute()
         curves = {label: score.per_horizon for label, score in by_name.items()}
-        curves["best_trivial"] = best_trivial({key: curves[key] for key in trivial}, "higher")
+        curves["best_trivial"] = best_trivial(
+            {key: curves[key] for key in trivial if key in curves}, "higher"
+        )
         means = {label: score.mean for label, score in by_name.items() if label != "model"}
         results.add(
             name,
