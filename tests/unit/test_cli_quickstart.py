@@ -11,7 +11,7 @@ import pytest
 from cli_material import write_clip
 
 import maskworld
-from maskworld.cli import quickstart_worlddreamer
+from maskworld.cli import quickstart_worlddreamer, worlddreamer_scores
 from maskworld.cli.main import main
 from maskworld.evaluation.results import read_results
 from maskworld.recipes import load_recipe
@@ -42,7 +42,7 @@ def micro(name: str) -> Recipe:
 @pytest.fixture
 def quickstart(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.setattr(quickstart_worlddreamer, "load_recipe", micro)
-    monkeypatch.setattr(quickstart_worlddreamer, "CLIPS_PER_STYLE", 4)
+    monkeypatch.setattr(worlddreamer_scores, "CLIPS_PER_STYLE", 4)
     return lambda *arguments: main(["quickstart", *map(str, arguments)])
 
 

@@ -6,7 +6,8 @@ and differ in style.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,14 +40,8 @@ def collect_pairs(
     Both clips of a pair share the first frame, style, traffic and speeds. Depends on the seeds
     alone, not on the number of workers.
     """
-    share = -(-num_pairs // len(worlds))
-    plan = ClipPlan(clips_per_world=share, num_frames=num_frames, size=size, fps=fps, seed=seed)
-    left: list[Clip] = []
-    right: list[Clip] = []
-    for pairs in map_worlds(pairs_of_world, [(world, plan) for world in worlds], num_workers):
-        left += [pair[0] for pair in pairs]
-        right += [pair[1] for pair in pairs]
-    return left[:num_pairs], right[:num_pairs]
+    plan = ClipPlan(num_frames=num_frames, size=size, fps=fps, seed=seed)
+    return _spread_over(worlds, pairs_of_world, num_pairs, plan, num_workers)
 
 
 def collect_restyled(
@@ -60,14 +55,22 @@ def collect_restyled(
     num_workers: int = 1,
 ) -> tuple[list[Clip], list[Clip]]:
     """`num_pairs` drives, each filmed in two different styles, spread evenly over `worlds`."""
-    share = -(-num_pairs // len(worlds))
-    plan = ClipPlan(clips_per_world=share, num_frames=num_frames, size=size, fps=fps, seed=seed)
-    first: list[Clip] = []
-    second: list[Clip] = []
-    for pairs in map_worlds(restyled_of_world, [(world, plan) for world in worlds], num_workers):
-        first += [pair[0] for pair in pairs]
-        second += [pair[1] for pair in pairs]
-    return first[:num_pairs], second[:num_pairs]
+    plan = ClipPlan(num_frames=num_frames, size=size, fps=fps, seed=seed)
+    return _spread_over(worlds, restyled_of_world, num_pairs, plan, num_workers)
+
+
+def _spread_over(
+    worlds: Sequence[int],
+    pairs_of: Callable[[tuple[int, ClipPlan]], list[tuple[Clip, Clip]]],
+    num_pairs: int,
+    plan: ClipPlan,
+    num_workers: int,
+) -> tuple[list[Clip], list[Clip]]:
+    """As many pairs of every world as make `num_pairs` in all, both sides apart."""
+    share = replace(plan, clips_per_world=-(-num_pairs // len(worlds)))
+    found = map_worlds(pairs_of, [(world, share) for world in worlds], num_workers)
+    pairs = [pair for of_world in found for pair in of_world][:num_pairs]
+    return [first for first, _ in pairs], [second for _, second in pairs]
 
 
 def restyled_of_world(job: tuple[int, ClipPlan]) -> list[tuple[Clip, Clip]]:
