@@ -12,8 +12,8 @@ What differs from the paper, and why:
 - stylization reads the source as a reference instead of keeping some of its tokens, and 15 % of the
   batches are drives filmed in two styles: with kept tokens either they win over the prompt, or the
   layout is lost (docs/log.md);
-- the caption alone is dropped in another 30 % of the samples: captions tell the turn, and a model
-  that always reads them leaves the actions aside (docs/log.md);
+- the caption alone is dropped in another 30 % of the samples, as captions tell the turn; it did not
+  help in the one seed where it was compared (docs/log.md);
 - regions alternate between contiguous and dilated, so that a few layers reach everywhere.
 """
 
