@@ -147,7 +147,7 @@ def run(folder: Path, num_steps: int, clips: list[Clip], resume: bool = False) -
 @pytest.mark.slow
 def test_tiny_recipe_learns_more_than_copying(tmp_path: Path) -> None:
     clips = moving_pattern(torch.Generator().manual_seed(0))
-    model = run(tmp_path / "run", 250, clips).eval()
+    model = run(tmp_path / "run", 400, clips).eval()
     tokens = torch.cat([clip.tokens for clip in clips if clip.tokens is not None])
     actions = torch.stack([clip.actions for clip in clips if clip.actions is not None])
     hidden = torch.ones_like(tokens, dtype=torch.bool)
@@ -160,7 +160,7 @@ def test_tiny_recipe_learns_more_than_copying(tmp_path: Path) -> None:
     accuracy = (logits.argmax(-1) == tokens[hidden]).float().mean()
     copied = (tokens[:, :1].expand_as(tokens) == tokens)[hidden].float().mean()
     assert copied == 0
-    assert accuracy > 2 / 8  # eight codes: twice chance
+    assert accuracy > 0.4  # eight codes: chance is 0.125
 
 
 def test_tiny_recipe_resumes_bit_for_bit(tmp_path: Path) -> None:

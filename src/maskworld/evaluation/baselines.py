@@ -55,7 +55,7 @@ class MeanImage:
         self.image = image
 
     @classmethod
-    def fit(cls, training_frames: Iterable[UInt8[Tensor, "b v t c h w"]]) -> MeanImage:
+    def fit(cls, training_frames: Iterable[UInt8[Tensor, "_ v _ c h w"]]) -> MeanImage:
         """Averages batches of *training* clips; held-out clips here would leak their answer.
 
         Raises:
