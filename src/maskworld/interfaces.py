@@ -35,6 +35,45 @@ class DiscreteTokenizer(Protocol):
 
 
 @runtime_checkable
+class LatentTokenizer(Protocol):
+    """Frames to normalised continuous latents and back, causal in time.
+
+    Pixels are float in [-1, 1], views folded into the first axis. Frame 0 is a latent of its own,
+    then every `temporal_stride` frames are one: `temporal_stride * k + 1` frames give k + 1.
+    """
+
+    channels: int
+    stride: int
+    temporal_stride: int
+
+    def encode(self, frames: Float[Tensor, "n t c h w"]) -> Float[Tensor, "n tl d gh gw"]: ...
+
+    def decode(self, latents: Float[Tensor, "n tl d gh gw"]) -> Float[Tensor, "n t c h w"]: ...
+
+
+@runtime_checkable
+class VelocityModel(Protocol):
+    """Noisy latents and their times to a velocity; the conditions are bound inside.
+
+    Guided models have the same call, so samplers know nothing of guidance.
+    """
+
+    def __call__(
+        self, z: Float[Tensor, "b n d"], t: Float[Tensor, "b n"]
+    ) -> Float[Tensor, "b n d"]: ...
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Plans waypoints from what the ego sees: see `policies`."""
+
+    def plan(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b l 3"]:
+        """Future waypoints (x, y, heading) in the ego frame; reads past frames, ego and command,
+        never the futures that the batch may hold."""
+        ...
+
+
+@runtime_checkable
 class System(Protocol):
     """A world model as the trainer sees it."""
 

@@ -29,6 +29,8 @@ class Clip:
     labels: UInt8[Tensor, "v t h w"] | None = None
     actions: Float[Tensor, "t a"] | None = None
     """Row t is the step *into* frame t; row 0 is the step into the first frame."""
+    plan: PlanSample | None = None
+    """What a planner is given and asked at the clip's last past frame."""
     caption: str = ""
     fps: float = 1.0
     """Frames per second of this clip, after its frame stride."""
@@ -38,6 +40,56 @@ class Clip:
     episode: int = 0
     start: int = 0
     """Index of the first frame within its episode."""
+
+
+@dataclass(frozen=True)
+class PlanSample:
+    """A planner's view of one moment. All in the ego frame of that moment (ADR 0002)."""
+
+    ego: Float[Tensor, " e"]
+    """vx, vy (m/s), ax, ay (m/s^2)."""
+    command: int
+    """0 left, 1 straight, 2 right, 3 unknown, from the route, never from the driven future."""
+    trajectory: Float[Tensor, "l 3"] | None = None
+    """The expert's future waypoints: x, y (m), heading (rad). None: no expert drove here, as in a
+    ghost's clip, so a planner must not imitate it."""
+    negative: Float[Tensor, "l 3"] | None = None
+    """The hard negative (ReWorld, Eq. 15). None: the scene has none."""
+    token: str = ""
+    """Names the scene, so that pools and scores find it."""
+
+
+@dataclass(frozen=True)
+class PlanBatch:
+    """Plan samples side by side. Rows without a trajectory or a negative hold zeros."""
+
+    ego: Float[Tensor, "b e"]
+    command: Int[Tensor, " b"]
+    trajectory: Float[Tensor, "b l 3"] | None = None
+    has_trajectory: Bool[Tensor, " b"] | None = None
+    negative: Float[Tensor, "b l 3"] | None = None
+    has_negative: Bool[Tensor, " b"] | None = None
+    tokens: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> PlanBatch:
+        """Moves every tensor to `device`."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Hidden states of a video network, one entry per layer of the action network that reads it.
+
+    Made in the first denoising step and reused by all action steps (ReWorld, section 3.1).
+    """
+
+    states: tuple[Float[Tensor, "b n d"], ...]
+    attn_mask: Bool[Tensor, "b n"] | None = None
+    """True = may be read; None = all."""
+
+    def detach(self) -> FeatureBank:
+        """The same states without their graph."""
+        return FeatureBank(tuple(state.detach() for state in self.states), self.attn_mask)
 
 
 @dataclass(frozen=True)
@@ -51,6 +103,7 @@ class Batch:
     actions: Float[Tensor, "b t a"] | None = None
     has_actions: Bool[Tensor, " b"] | None = None
     """Which rows of `actions` are real; the others are zeros."""
+    plan: PlanBatch | None = None
     captions: list[str] = field(default_factory=list)
     fps: Float[Tensor, " b"] | None = None
     is_image: bool = False
@@ -63,12 +116,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Moves every tensor to `device`."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        moved = _moved(self, device)
+        return moved if self.plan is None else replace(moved, plan=self.plan.to(device))
+
+
+def _moved(holder: Any, device: torch.device | str) -> Any:
+    moved: dict[str, Any] = {
+        f.name: value.to(device, non_blocking=True)
+        for f in fields(holder)
+        if isinstance(value := getattr(holder, f.name), Tensor)
+    }
+    return replace(holder, **moved)
 
 
 def collate(clips: list[Clip]) -> Batch:
@@ -108,9 +166,43 @@ def collate(clips: list[Clip]) -> Batch:
         labels=stack("labels"),
         actions=actions,
         has_actions=has_actions,
+        plan=_collate_plans([clip.plan for clip in clips]),
         captions=[clip.caption for clip in clips],
         fps=torch.tensor([clip.fps for clip in clips]),
         is_image=clips[0].is_image,
+    )
+
+
+def _collate_plans(plans: list[PlanSample | None]) -> PlanBatch | None:
+    """None unless every clip has a plan sample."""
+    found = [plan for plan in plans if plan is not None]
+    if not found or len(found) < len(plans):
+        return None
+
+    def stack(name: str) -> tuple[Tensor | None, Tensor | None]:
+        values = [getattr(plan, name) for plan in found]
+        present = [value for value in values if value is not None]
+        if not present:
+            return None, None
+        if len({tuple(value.shape) for value in present}) > 1:
+            raise ValueError(
+                f"Expected every {name} of one length in a batch, found "
+                f"{sorted({len(value) for value in present})} waypoints: resample the plans."
+            )
+        zeros = torch.zeros_like(present[0])
+        rows = torch.stack([zeros if value is None else value for value in values])
+        return rows, torch.tensor([value is not None for value in values])
+
+    trajectory, has_trajectory = stack("trajectory")
+    negative, has_negative = stack("negative")
+    return PlanBatch(
+        ego=torch.stack([plan.ego for plan in found]),
+        command=torch.tensor([plan.command for plan in found]),
+        trajectory=trajectory,
+        has_trajectory=has_trajectory,
+        negative=negative,
+        has_negative=has_negative,
+        tokens=[plan.token for plan in found],
     )
 
 
@@ -122,6 +214,8 @@ class Prompt:
     actions: Float[Tensor, "b t a"] | None = None
     has_actions: Bool[Tensor, " b"] | None = None
     fps: Float[Tensor, " b"] | None = None
+    plan: PlanBatch | None = None
+    """Ego state and command; a planner's prompt."""
 
 
 @dataclass(frozen=True)
