@@ -53,6 +53,24 @@ def actions_of(poses: Float[np.ndarray, "m 3"], fps: float | int) -> Float[np.nd
     return np.stack([chord / np.sinc(turn / (2 * np.pi)), turn], axis=1) * fps
 
 
+def to_local(
+    poses: Float[np.ndarray, "n 3"], origin: Float[np.ndarray, " 3"]
+) -> Float[np.ndarray, "n 3"]:
+    """World poses in the ego frame of `origin`; headings are differences, never wrapped."""
+    c, s = np.cos(origin[2]), np.sin(origin[2])
+    x, y, turn = (poses - origin).T
+    return np.stack([c * x + s * y, -s * x + c * y, turn], axis=1)
+
+
+def to_world(
+    poses: Float[np.ndarray, "n 3"], origin: Float[np.ndarray, " 3"]
+) -> Float[np.ndarray, "n 3"]:
+    """Poses in the ego frame of `origin` in the world's frame, the inverse of `to_local`."""
+    c, s = np.cos(origin[2]), np.sin(origin[2])
+    x, y, turn = poses.T
+    return np.stack([c * x - s * y, s * x + c * y, turn], axis=1) + origin
+
+
 def ghost_profile(
     rng: np.random.Generator, num_steps: int, speed: float, fps: float | int, max_yaw_rate: float
 ) -> Float[np.ndarray, "n 2"]:
