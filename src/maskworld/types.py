@@ -19,13 +19,15 @@ from torch import Tensor
 class Clip:
     """One training sample: a window of one episode, or independent images side by side.
 
-    Exactly one of `frames` (pixels) and `tokens` (codes of a tokenizer) may be missing.
+    At least one of `frames` (pixels), `tokens` and `latents` (of a tokenizer) is there.
     """
 
     frames: UInt8[Tensor, "v t c h w"] | None = None
     tokens: Int[Tensor, "v t gh gw"] | None = None
     reference_tokens: Int[Tensor, "v t gh gw"] | None = None
     """Codes of the same clip in another style, for stylization."""
+    latents: Float[Tensor, "v tl d gh gw"] | None = None
+    """Of a frozen latent tokenizer, encoded once."""
     labels: UInt8[Tensor, "v t h w"] | None = None
     actions: Float[Tensor, "t a"] | None = None
     """Row t is the step *into* frame t; row 0 is the step into the first frame."""
@@ -99,6 +101,7 @@ class Batch:
     frames: UInt8[Tensor, "b v t c h w"] | None = None
     tokens: Int[Tensor, "b v t gh gw"] | None = None
     reference_tokens: Int[Tensor, "b v t gh gw"] | None = None
+    latents: Float[Tensor, "b v tl d gh gw"] | None = None
     labels: UInt8[Tensor, "b v t h w"] | None = None
     actions: Float[Tensor, "b t a"] | None = None
     has_actions: Bool[Tensor, " b"] | None = None
@@ -109,10 +112,10 @@ class Batch:
     is_image: bool = False
 
     def __len__(self) -> int:
-        for value in (self.frames, self.tokens):
+        for value in (self.frames, self.tokens, self.latents):
             if value is not None:
                 return value.shape[0]
-        raise ValueError("A batch needs frames or tokens, this one has neither.")
+        raise ValueError("A batch needs frames, tokens or latents, this one has none of them.")
 
     def to(self, device: torch.device | str) -> Batch:
         """Moves every tensor to `device`."""
@@ -163,6 +166,7 @@ def collate(clips: list[Clip]) -> Batch:
         frames=stack("frames"),
         tokens=stack("tokens"),
         reference_tokens=stack("reference_tokens"),
+        latents=stack("latents"),
         labels=stack("labels"),
         actions=actions,
         has_actions=has_actions,

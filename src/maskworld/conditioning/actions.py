@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -64,3 +65,46 @@ class ActionEncoder(nn.Module):
         if self.integrate:
             features = torch.cat([actions, integrate_unicycle(actions, fps)], dim=-1)
         return self.mlp(features / self.scale)
+
+
+class FutureActionEncoder(nn.Module):
+    """One embedding per future latent from the actions of the frames that it holds.
+
+    Ours: ReWorld's video reads ego state and command only. Poses are relative to now, the last past
+    frame. `null` stands for actions that are not known, as when planning.
+
+    Args:
+        frames_per_latent: of a causal video tokenizer (8).
+        scale: of each number of an action, as for `ActionEncoder`.
+    """
+
+    def __init__(
+        self, action_dim: int, dim: int, frames_per_latent: int, scale: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.frames_per_latent = frames_per_latent
+        self.per_frame = ActionEncoder(action_dim, dim, action_dim == 2, scale)
+        self.merge = nn.Linear(frames_per_latent * dim, dim)
+        self.null = nn.Parameter(torch.zeros(dim))
+
+    def forward(
+        self, actions: Float[Tensor, "b t a"], fps: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b k d"]:
+        """Args: actions: row 0 is the step into now, then one row per future frame.
+
+        Raises:
+            ValueError: future frames that are no whole number of latents, or NaN.
+        """
+        if (actions.shape[1] - 1) % self.frames_per_latent:
+            raise ValueError(
+                f"Expected the step into now and a multiple of {self.frames_per_latent} future "
+                f"steps, found {actions.shape[1]} rows of actions."
+            )
+        if not bool(actions.isfinite().all()):
+            raise ValueError(
+                "Expected finite actions, found NaN or infinity: remove or interpolate the frames "
+                "without an action."
+            )
+        embedded = self.per_frame(actions, fps)[:, 1:]
+        groups = rearrange(embedded, "b (k s) d -> b k (s d)", s=self.frames_per_latent)
+        return self.merge(groups)
