@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from maskworld.data.storage import write_text
+from maskworld.metrics.pdms.geometry import Line
+from maskworld.metrics.pdms.roads import DRIVABLE_TYPES, POLYGON_TYPES, RoadMap
 from maskworld.metrics.pdms.scene_checks import (
     as_array,
     check_choice,
@@ -24,15 +27,12 @@ from maskworld.metrics.pdms.scene_checks import (
     check_keys,
     check_simple_polygon,
 )
+from maskworld.metrics.pdms.tracks import Tracks
 
 NUM_PLAN_POSES = 8
 """Poses of a plan, every 0.5 s: 4 s (NAVSIM)."""
 NUM_STATES = 51
 """Rows of an agent, every 0.1 s from t = 0 to 5 s (NAVSIM)."""
-LANE_TYPES = ("lane", "lane_connector")
-DRIVABLE_TYPES = ("roadblock", "intersection", "drivable", "carpark")
-"""Polygons a car may stand on. Lanes do not count: roadblocks cover them."""
-POLYGON_TYPES = LANE_TYPES + DRIVABLE_TYPES
 AGENT_TYPES = ("vehicle", "pedestrian", "bicycle")
 """Classes that move; a collision with one scores 0."""
 STATIC_TYPES = ("traffic_cone", "barrier", "czone_sign", "generic_object")
@@ -71,7 +71,7 @@ class EgoState:
         return np.array([self.x, self.y, self.heading, *motion])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MapPolygon:
     """An area of the map. Raises a ValueError for an unknown type or an outline that is no polygon.
 
@@ -96,7 +96,7 @@ class MapPolygon:
         object.__setattr__(self, "xy", xy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Agent:
     """Something else on the road, as a box around its centre.
 
@@ -125,13 +125,8 @@ class Agent:
             object.__setattr__(self, name, float(size))
         object.__setattr__(self, "states", _full_states(self.states, f"{where}.states"))
 
-    @property
-    def is_moving_class(self) -> bool:
-        """Whether it is a vehicle, pedestrian or bicycle."""
-        return self.type in AGENT_TYPES
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PDMScene:
     """What a PDM score needs.
 
@@ -183,6 +178,35 @@ class PDMScene:
                     f"found {self.speed_limit}."
                 )
             object.__setattr__(self, "speed_limit", float(self.speed_limit))
+
+    @cached_property
+    def road(self) -> RoadMap:
+        """The map, ready to be asked where points lie."""
+        return RoadMap(
+            [polygon.type for polygon in self.polygons],
+            [polygon.on_route for polygon in self.polygons],
+            [polygon.xy for polygon in self.polygons],
+        )
+
+    @cached_property
+    def line(self) -> Line:
+        """The centreline, ready to be projected on."""
+        return Line.of(self.centerline[:, :2])
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """The agents as recorded, none ignored."""
+        agents = self.agents
+        states = np.array([agent.states for agent in agents]).reshape(-1, NUM_STATES, 5)
+        first = np.isfinite(states[..., 0]).argmax(axis=1)
+        seen = states[np.arange(len(agents)), first]
+        return Tracks(
+            poses=states[..., :3],
+            half_sizes=np.array([[a.length / 2, a.width / 2] for a in agents]).reshape(-1, 2),
+            speeds=np.hypot(seen[:, 3], seen[:, 4]),
+            is_moving_class=np.array([a.type in AGENT_TYPES for a in agents], dtype=bool),
+            is_ignored=np.zeros(len(agents), dtype=bool),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The scene as lists and dictionaries; `read_scene` reads it back exactly."""
