@@ -128,3 +128,12 @@ def _load_t5(path: str) -> tuple[Any, Any]:
             "id you can reach, or use SmallTextConfig."
         ) from error
     return tokenizer, encoder
+
+
+def build_text_encoder(
+    config: SmallTextConfig | T5TextConfig | None,
+) -> SmallTextEncoder | T5TextEncoder | None:
+    """The encoder that a config describes; None for a model without text."""
+    if isinstance(config, SmallTextConfig):
+        return SmallTextEncoder(config)
+    return None if config is None else T5TextEncoder(config)

@@ -39,9 +39,8 @@ from maskworld.backbones.stpt import STPT, PromptEmbedding, STPTConfig
 from maskworld.conditioning.actions import ActionEncoder
 from maskworld.conditioning.text import (
     SmallTextConfig,
-    SmallTextEncoder,
     T5TextConfig,
-    T5TextEncoder,
+    build_text_encoder,
 )
 from maskworld.guidance import drop_conditions, extrapolate
 from maskworld.masking import MaskMixture, num_hidden, random_positions
@@ -143,11 +142,7 @@ class WorldDreamer(nn.Module, ReleaseMixin):
             adversarial=AdversarialLoss(config.adversarial) if config.adversarial else None,
         )
         self.backbone = STPT(config.backbone)
-        self.text_encoder: SmallTextEncoder | T5TextEncoder | None = None
-        if isinstance(config.text, SmallTextConfig):
-            self.text_encoder = SmallTextEncoder(config.text)
-        elif isinstance(config.text, T5TextConfig):
-            self.text_encoder = T5TextEncoder(config.text)
+        self.text_encoder = build_text_encoder(config.text)
         if self.text_encoder is not None:
             self.text_projection = nn.Linear(self.text_encoder.dim, dim)
         self.null_text = nn.Parameter(torch.randn(dim) * 0.02)
