@@ -44,7 +44,7 @@ class CollisionScores:
 
     nc: Float[np.ndarray, " p"]
     ttc: Float[np.ndarray, " p"]
-    fault_tick: Int[np.ndarray, " p"]
+    time_to_collision_tick: Int[np.ndarray, " p"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,13 @@ def collision_scores(
     nc, ttc = np.ones(len(states)), np.ones(len(states))
     penalty = np.where(tracks.is_moving_class[track], MOVING_PENALTY, STATIC_PENALTY)
     np.minimum.at(nc, plan, penalty)
-    fault_tick = np.full(len(states), NUM_TICKS)
-    np.minimum.at(fault_tick, plan, contacts.tick[at_fault])
+    time_to_collision_tick = np.full(len(states), NUM_TICKS)
+    np.minimum.at(time_to_collision_tick, plan, contacts.tick[at_fault])
     violates = _violates_ttc(near_contacts, states, tracks, road, is_off_road)
     ttc[near_contacts.plan[violates]] = 0.0
-    return CollisionScores(nc, ttc, np.where(fault_tick < NUM_TICKS, fault_tick, NO_TICK))
+    return CollisionScores(
+        nc, ttc, np.where(time_to_collision_tick < NUM_TICKS, time_to_collision_tick, NO_TICK)
+    )
 
 
 def _first_contacts(states: States, tracks: Tracks) -> tuple[_Events, _Events]:

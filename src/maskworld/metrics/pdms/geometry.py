@@ -27,18 +27,11 @@ def boxes_touch(a: Boxes, b: Boxes) -> Bool[np.ndarray, "*b"]:
     dx, dy = b.x - a.x, b.y - a.y
     cos_a, sin_a, cos_b, sin_b = (f(box.heading) for box in (a, b) for f in (np.cos, np.sin))
     cos, sin = np.abs(cos_a * cos_b + sin_a * sin_b), np.abs(cos_a * sin_b - sin_a * cos_b)
-    touch = (
-        np.abs(dx * cos_a + dy * sin_a) <= a.half_length + b.half_length * cos + b.half_width * sin
-    )
-    touch &= (
-        np.abs(dy * cos_a - dx * sin_a) <= a.half_width + b.half_length * sin + b.half_width * cos
-    )
-    touch &= (
-        np.abs(dx * cos_b + dy * sin_b) <= b.half_length + a.half_length * cos + a.half_width * sin
-    )
-    touch &= (
-        np.abs(dy * cos_b - dx * sin_b) <= b.half_width + a.half_length * sin + a.half_width * cos
-    )
+    length_a, width_a, length_b, width_b = a.half_length, a.half_width, b.half_length, b.half_width
+    touch = np.abs(dx * cos_a + dy * sin_a) <= length_a + length_b * cos + width_b * sin
+    touch &= np.abs(dy * cos_a - dx * sin_a) <= width_a + length_b * sin + width_b * cos
+    touch &= np.abs(dx * cos_b + dy * sin_b) <= length_b + length_a * cos + width_a * sin
+    touch &= np.abs(dy * cos_b - dx * sin_b) <= width_b + length_a * sin + width_a * cos
     return touch
 
 

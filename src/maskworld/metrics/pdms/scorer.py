@@ -40,7 +40,7 @@ class StateScores:
             collision within bounds, 0 or 1. comfort: 0 or 1. ddc: driving direction, 0, 0.5 or 1.
         progress_raw: metres along the centreline, at least 0.
         comfort_terms: which of `comfort.COMFORT_TERMS` are kept.
-        fault_tick: tick of the first contact at fault, -1 if there is none.
+        time_to_collision_tick: tick of the first contact at fault, -1 if there is none.
     """
 
     nc: PerPlan
@@ -50,7 +50,7 @@ class StateScores:
     ddc: PerPlan
     progress_raw: PerPlan
     comfort_terms: Bool[np.ndarray, "p 6"]
-    fault_tick: Int[np.ndarray, " p"]
+    time_to_collision_tick: Int[np.ndarray, " p"]
 
     @property
     def progress(self) -> PerPlan:
@@ -73,7 +73,7 @@ class StateScores:
         weighted += W_DIRECTION * self.ddc
         return self.nc * self.dac * weighted / (W_PROGRESS + W_TTC + W_COMFORT + W_DIRECTION)
 
-    def __getitem__(self, rows: slice) -> StateScores:
+    def __getitem__(self, rows: slice | Int[np.ndarray, " q"]) -> StateScores:
         """The scores of some of the plans."""
         return StateScores(**{name: value[rows] for name, value in vars(self).items()})
 
@@ -95,7 +95,7 @@ def score_states(states: States, road: RoadMap, line: Line, tracks: Tracks) -> S
         ddc=_driving_direction(centres, road),
         progress_raw=_progress(centres, line),
         comfort_terms=terms,
-        fault_tick=collisions.fault_tick,
+        time_to_collision_tick=collisions.time_to_collision_tick,
     )
 
 
