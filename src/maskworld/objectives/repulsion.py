@@ -1,7 +1,8 @@
 """Pushes plans away from near misses: hard negatives and the repulsive distance (ReWorld, stage 3).
 
-The loss is the negative of a distance, so it has no lower bound and its weight matters: in the paper
-0.04 helps and 0.10 breaks the planner. `TrajectoryNormaliser.denormalise(clamp=True)` bounds it.
+The loss is the negative of a distance, so it has no lower bound and its weight matters: in the
+paper 0.04 helps and 0.10 breaks the planner. `TrajectoryNormaliser.denormalise(clamp=True)` bounds
+it.
 """
 
 from __future__ import annotations
