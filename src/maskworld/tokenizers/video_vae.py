@@ -1,0 +1,273 @@
+"""The published LTX-Video VAE as a tokenizer, through diffusers' `AutoencoderKLLTXVideo`.
+
+Its weights are the user's: they are read from a folder in diffusers' layout, stay there, and never
+become part of a checkpoint or release of ours.
+
+Reference: HaCohen et al., LTX-Video, arXiv 2501.00103 (32 x 32 x 8, 128 channels); the VAE of
+ReWorld, section 3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskworld.nn.weights_io import load_state_tensors, read_safetensors
+from maskworld.tokenizers.frames import PixelObjective
+from maskworld.tokenizers.video_frames import check_latents, check_video
+from maskworld.types import LossOutput
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+INDEX_NAME = "diffusion_pytorch_model.safetensors.index.json"
+CLASS_NAME = "AutoencoderKLLTXVideo"
+DEFAULTS: dict[str, Any] = {
+    "latent_channels": 128,
+    "patch_size": 4,
+    "patch_size_t": 1,
+    "spatio_temporal_scaling": (True, True, True, False),
+}
+"""What diffusers takes where a config.json is silent."""
+
+
+@dataclass(frozen=True)
+class PretrainedVideoVAEConfig:
+    """Where the VAE is, and how it decodes. What it looks like is said in its own config.json."""
+
+    path: str
+    """The VAE's folder, or the pipeline's folder around it (`vae/`)."""
+    decode_timestep: float = 0.05
+    """Time given to a timestep-conditioned decoder (LTX: 0.05); others ignore it."""
+    decode_noise: float = 0.025
+    """Share of noise mixed into the latents of a timestep-conditioned decoder (LTX: 0.025)."""
+    tile_size: int | None = None
+    """Pixels per side above which frames are processed in tiles; saves memory, costs time."""
+    tile_overlap: int = 64
+    """Pixels by which neighbouring tiles overlap and are blended. diffusers: 64."""
+    one_by_one: bool = False
+    """Clip by clip instead of in a batch; saves memory."""
+
+    @property
+    def channels(self) -> int:
+        """Of the latents. This and the strides are read from the folder."""
+        return int(self._values["latent_channels"])
+
+    @property
+    def stride(self) -> int:
+        return _compression(self._values, "spatial_compression_ratio", "patch_size")
+
+    @property
+    def temporal_stride(self) -> int:
+        return _compression(self._values, "temporal_compression_ratio", "patch_size_t")
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        return DEFAULTS | read_vae_config(self.path)[1]
+
+
+class VideoVAE(nn.Module):
+    """A frozen `AutoencoderKLLTXVideo`, with latents of zero mean and unit variance per channel.
+
+    The network moves with `.to()`, but is no part of `parameters()` and `state_dict()`.
+    """
+
+    model: Any
+
+    def __init__(self, config: PretrainedVideoVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        model = load_video_vae(config.path)
+        self.__dict__["model"] = model  # beside the registered modules
+        self.channels = int(model.config.latent_channels)
+        self.stride = int(model.spatial_compression_ratio)
+        self.temporal_stride = int(model.temporal_compression_ratio)
+        if config.tile_size is not None:
+            self._enable_tiling(config.tile_size, config.tile_overlap)
+
+    @torch.no_grad()
+    def encode(
+        self, frames: Float[Tensor, "n t c h w"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n tl d gh gw"]:
+        """float32 latents: the posterior's mode, or a sample of it if a generator is given."""
+        check_video(frames, self.model.config.in_channels, self.stride, self.temporal_stride)
+        x = rearrange(frames, "n t c h w -> n c t h w").to(self.model.dtype)
+        parts = [self.model.encode(part).latent_dist for part in self._parts(x)]
+        latents = torch.cat(
+            [part.mode() if generator is None else part.sample(generator) for part in parts]
+        ).float()
+        mean, std = self._statistics()
+        return rearrange((latents - mean) / std, "n d tl gh gw -> n tl d gh gw")
+
+    def decode(
+        self, latents: Float[Tensor, "n tl d gh gw"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n t c h w"]:
+        """float32 frames, clipped to [-1, 1].
+
+        Args:
+            generator: of the noise of decoders that want noise; None draws the same noise each
+                time, so that equal latents give equal frames.
+        """
+        check_latents(latents, self.channels)
+        mean, std = self._statistics()
+        z = rearrange(latents.float(), "n tl d gh gw -> n d tl gh gw") * std + mean
+        generator = generator or torch.Generator().manual_seed(0)
+        time = None
+        if self.model.config.timestep_conditioning:
+            noise = torch.randn(z.shape, generator=generator, device=generator.device).to(z)
+            z = (1 - self.config.decode_noise) * z + self.config.decode_noise * noise
+            time = self.config.decode_timestep
+        seed = int(
+            torch.randint(2**62, (), generator=generator, device=generator.device)
+        )  # of decoders that draw noise inside
+        frames = [self._decode(part, time, seed) for part in self._parts(z.to(self.model.dtype))]
+        decoded = torch.cat(frames).float().clamp(-1, 1)
+        return rearrange(decoded, "n c t h w -> n t c h w")
+
+    def reconstruction_loss(
+        self,
+        frames: Float[Tensor, "n t c h w"],
+        generator: torch.Generator,
+        objective: PixelObjective | None = None,
+    ) -> LossOutput:
+        """Always raises ValueError: the published VAE is frozen."""
+        raise ValueError(
+            "Expected a tokenizer that trains, found the published VAE, which stays frozen: "
+            "skip the tokenizer stage, or train a CausalVAE."
+        )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Empty: frozen."""
+        return []
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VideoVAE:
+        self.model._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def _decode(self, z: Tensor, time: float | None, seed: int) -> Tensor:
+        temb = None if time is None else z.new_full((len(z),), time)
+        if not any(self.model.config.decoder_inject_noise):
+            return self.model.decode(z, temb).sample
+        # diffusers draws this noise from the global generator: give it one of ours for the while
+        devices = [z.device] if z.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            return self.model.decode(z, temb).sample
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        # diffusers' own slicing pairs clips with the wrong times (0.42), so clips are split here
+        return x.split(1) if self.config.one_by_one else (x,)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of raw latents, `d 1 1 1` in float32."""
+        mean, std = (
+            buffer.float()[:, None, None, None]
+            for buffer in (self.model.latents_mean, self.model.latents_std)
+        )
+        return mean, std / self.model.config.scaling_factor
+
+    def _enable_tiling(self, size: int, overlap: int) -> None:
+        is_wrong = size % self.stride or overlap % self.stride or not 0 <= overlap < size
+        if is_wrong:
+            raise ValueError(
+                f"Expected tile_size and a smaller tile_overlap, both multiples of the stride "
+                f"{self.stride}, found {size} and {overlap}: use {8 * self.stride} and "
+                f"{2 * self.stride}."
+            )
+        self.model.enable_tiling(
+            tile_sample_min_height=size,
+            tile_sample_min_width=size,
+            tile_sample_stride_height=size - overlap,
+            tile_sample_stride_width=size - overlap,
+        )
+
+
+def read_vae_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The VAE's own folder at `path` and what its config.json says.
+
+    Raises:
+        ValueError: no such folder, no config, a config of something else.
+    """
+    folder = Path(path).expanduser()
+    found = next((f for f in (folder, folder / "vae") if _names_vae(f / CONFIG_NAME)), None)
+    if found is None:
+        what = "no such folder" if not folder.is_dir() else _describe(folder / CONFIG_NAME)
+        raise ValueError(
+            f"Expected the folder of an {CLASS_NAME} ({CONFIG_NAME} beside {WEIGHTS_NAME}, or a "
+            f"pipeline with a folder vae) at {folder}, found {what}: download the vae folder of an "
+            "LTX-Video release in diffusers' layout."
+        )
+    return found, json.loads((found / CONFIG_NAME).read_text(encoding="utf-8"))
+
+
+def load_video_vae(path: str | Path) -> Any:
+    """The frozen diffusers model in a folder, in the dtype of its file. Reads only safetensors.
+
+    Raises:
+        ValueError: diffusers is missing, the folder is not one, weights are damaged or do not fit.
+    """
+    folder, values = read_vae_config(path)
+    try:
+        from diffusers import AutoencoderKLLTXVideo
+    except ImportError as error:
+        raise ValueError(
+            "Expected diffusers (0.32 or newer) for the published video VAE, found none: "
+            "pip install 'maskworld[pretrained]'."
+        ) from error
+    tensors = _read_weights(folder)
+    with torch.device("meta"):
+        model = AutoencoderKLLTXVideo.from_config(values)
+    dtype = next(iter(tensors.values())).dtype
+    nn.Module.to(model, dtype)  # diffusers' own warns of modules to keep in float32; it has none
+    model.to_empty(device="cpu")
+    load_state_tensors(model, tensors, str(folder))
+    return model.requires_grad_(False).eval()
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of one file, or of the files that an index names."""
+    if (folder / INDEX_NAME).is_file():
+        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+        names = sorted({Path(name).name for name in index["weight_map"].values()})
+        return {k: v for name in names for k, v in read_safetensors(folder / name).items()}
+    if not (folder / WEIGHTS_NAME).is_file():
+        others = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".ckpt"))
+        found = f"{', '.join(others)}, which could run code when opened" if others else "none"
+        raise ValueError(
+            f"Expected {WEIGHTS_NAME} in {folder}, found {found}: download the safetensors file."
+        )
+    return read_safetensors(folder / WEIGHTS_NAME)
+
+
+def _names_vae(path: Path) -> bool:
+    return path.is_file() and _class_name(path) == CLASS_NAME
+
+
+def _class_name(path: Path) -> str | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"Expected JSON in {path}, found a damaged file ({error}): copy or download it again."
+        ) from error
+    return values.get("_class_name") if isinstance(values, dict) else None
+
+
+def _describe(path: Path) -> str:
+    if not path.is_file():
+        return f"no {CONFIG_NAME} of one"
+    return f"the config of {_class_name(path) or 'something else'}"
+
+
+def _compression(values: dict[str, Any], name: str, patch: str) -> int:
+    """Pixels, or frames, per latent: said in the config, or a patch halved at every scaling."""
+    if values.get(name) is not None:
+        return int(values[name])
+    return int(values[patch] * 2 ** sum(values["spatio_temporal_scaling"]))
