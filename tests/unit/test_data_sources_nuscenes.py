@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from nuscenes_tables import SPEED, YAW_RATE, make_nuscenes
 
+from maskworld.data.resampling import ResampledSource
 from maskworld.data.sources.nuscenes import NuScenesSource
+from maskworld.data.trajectories import LEFT, UNKNOWN, UncutMoment
 
 
 def edit(root: Path, table: str, change: Any) -> None:
@@ -123,3 +125,87 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (root / "v1.0-mini/ego_pose.json").unlink()
     with pytest.raises(ValueError, match=r"ego_pose\.json is missing"):
         NuScenesSource(root)
+
+
+# plans
+
+
+def add_can_bus(root: Path, *, scene: str = "scene-0001", seconds: float = 9) -> None:
+    """Messages of the true schema at 50 Hz; vx is the time since the start of the scene."""
+    messages = [
+        {
+            "utime": 20_000 * k,
+            "pos": [0.0, 0.0, 0.0],
+            "orientation": [1.0, 0.0, 0.0, 0.0],
+            "rotation_rate": [0.0, 0.0, YAW_RATE],
+            "vel": [0.02 * k, 0.5, 0.0],
+            "accel": [1.0, SPEED * YAW_RATE, 9.8],
+        }
+        for k in range(round(50 * seconds))
+    ]
+    (root / "can_bus").mkdir(exist_ok=True)
+    (root / f"can_bus/{scene}_pose.json").write_text(json.dumps(messages))
+
+
+def test_plans_of_a_scene_follow_its_circle(tmp_path: Path) -> None:
+    """8 s a scene; without a CAN bus the velocity comes from past poses, the command is unknown."""
+    episode = NuScenesSource(make_nuscenes(tmp_path, num_keyframes=17)).episode(1)
+    sample = episode.plan_at(30)
+    turned = YAW_RATE * 0.5 * np.arange(1, 9)
+    radius = SPEED / YAW_RATE
+    expected = np.stack([radius * np.sin(turned), radius * (1 - np.cos(turned)), turned], axis=1)
+    assert sample.trajectory is not None
+    np.testing.assert_allclose(sample.trajectory, expected, atol=5e-3)
+    np.testing.assert_allclose(sample.ego, [SPEED, 0, 0, SPEED * YAW_RATE], atol=0.15)
+    assert sample.command == UNKNOWN
+    assert sample.token == f"scene-0002@{episode.timestamps[30]}"
+    with pytest.raises(UncutMoment, match=r"scene-0002: .* found the last at"):
+        episode.plan_at(60)
+
+
+def test_key_frames_alone_give_plans_too(tmp_path: Path) -> None:
+    root = make_nuscenes(tmp_path, num_keyframes=17)
+    sparse, dense = (NuScenesSource(root, sweeps=s).episode(0) for s in (False, True))
+    one, other = sparse.plan_at(4), dense.plan_at(24)
+    assert one.trajectory is not None
+    assert other.trajectory is not None
+    np.testing.assert_allclose(one.trajectory, other.trajectory, atol=1e-2)
+    np.testing.assert_allclose(one.ego, other.ego, atol=0.2)
+
+
+def test_the_can_bus_gives_status_and_its_route_the_command(tmp_path: Path) -> None:
+    root = make_nuscenes(tmp_path, num_keyframes=17)
+    add_can_bus(root)
+    heading = YAW_RATE * np.arange(-1, 14, 0.05) + 3.0
+    radius = SPEED / YAW_RATE
+    route = np.stack([600 + radius * np.sin(heading), 1600 - radius * np.cos(heading)], axis=1)
+    (root / "can_bus/scene-0001_route.json").write_text(json.dumps(route.tolist()))
+    source = NuScenesSource(root)
+    with_can, without = source.episode(0).plan_at(30), source.episode(1).plan_at(30)
+    np.testing.assert_allclose(with_can.ego, [2.5, 0.5, 1.0, SPEED * YAW_RATE], atol=1e-4)
+    assert (with_can.command, without.command) == (LEFT, UNKNOWN)  # 20 m on: 5 m to the left
+    np.testing.assert_allclose(without.ego[0], SPEED, atol=0.05)
+    assert with_can.trajectory is not None
+    assert without.trajectory is not None
+    np.testing.assert_allclose(with_can.trajectory, without.trajectory, atol=1e-4)
+
+
+def test_can_messages_of_another_time_say_nothing(tmp_path: Path) -> None:
+    root = make_nuscenes(tmp_path, num_keyframes=17)
+    add_can_bus(root, seconds=4)  # the scene lasts 8 s
+    np.testing.assert_allclose(NuScenesSource(root).episode(0).plan_at(30).ego[0], 8, atol=0.05)
+    (root / "can_bus/scene-0001_pose.json").write_text('[{"utime": 1}]')
+    with pytest.raises(ValueError, match=r"scene-0001_pose\.json: expected messages"):
+        NuScenesSource(root).episode(0).plan_at(30)
+    with pytest.raises(ValueError, match=r"CAN bus expansion at .*nowhere"):
+        NuScenesSource(root, can_bus=tmp_path / "nowhere")
+
+
+def test_a_scene_is_resampled_from_twelve_to_eight_hertz(tmp_path: Path) -> None:
+    source = ResampledSource(NuScenesSource(make_nuscenes(tmp_path, num_keyframes=17)), 8.0)
+    episode = source.episode(0)
+    assert (episode.fps, episode.segments) == (8.0, [(0, 65)])
+    np.testing.assert_allclose(episode.read([1, 2, 64])[0, :, 0, 9, 16], [1, 3, 96], atol=3)
+    assert episode.actions is not None
+    np.testing.assert_allclose(episode.actions[:, 0], SPEED, rtol=1e-4)
+    assert episode.plan_at(20).token == f"scene-0001@{episode.timestamps[20]}"

@@ -19,7 +19,7 @@ from maskworld.types import PlanSample
 
 NUM_WAYPOINTS, WAYPOINT_INTERVAL = 8, 0.5
 """4 s at 2 Hz, NAVSIM's plan (DriveLaW, ReWorld)."""
-MAX_GAP = 0.3
+POSE_GAP = 0.3
 """Seconds between poses that may be interpolated; longer ones are refused (ours)."""
 STATUS_WINDOW = 0.5
 """Seconds of the past that an ego status is fitted to where none is recorded (ours)."""
@@ -115,7 +115,8 @@ def plan_sample(
     *,
     num_waypoints: int = NUM_WAYPOINTS,
     interval: float | int = WAYPOINT_INTERVAL,
-    max_gap: float | int = MAX_GAP,
+    max_gap: float | int = POSE_GAP,
+    window: float | int = STATUS_WINDOW,
     command: int = UNKNOWN,
     token: str = "",
 ) -> PlanSample:
@@ -125,6 +126,7 @@ def plan_sample(
         now: time stamp in seconds; need not be one of `poses`.
         interval: seconds between waypoints; waypoint l is at `now + l * interval`, l from 1.
         max_gap: longest pause between poses, from the last one before `now` to the last waypoint.
+        window: see `ego_status`.
         command: from the route where there is one (`command_from_route`), else `UNKNOWN`.
 
     Raises:
@@ -136,7 +138,7 @@ def plan_sample(
     ahead = poses.at(moments)
     trajectory = to_ego_frame(ahead[1:], ahead[0])
     return PlanSample(
-        ego=torch.from_numpy(ego_status(poses, now, max_gap=max_gap)).float(),
+        ego=torch.from_numpy(ego_status(poses, now, window=window, max_gap=max_gap)).float(),
         command=command,
         trajectory=torch.from_numpy(trajectory).float(),
         token=token,
@@ -152,7 +154,7 @@ def plan_samples(
     skip: bool = False,
     num_waypoints: int = NUM_WAYPOINTS,
     interval: float | int = WAYPOINT_INTERVAL,
-    max_gap: float | int = MAX_GAP,
+    max_gap: float | int = POSE_GAP,
 ) -> PlanSamples:
     """A plan sample at each of `moments`.
 
@@ -190,7 +192,7 @@ def ego_status(
     now: float | int,
     *,
     window: float | int = STATUS_WINDOW,
-    max_gap: float | int = MAX_GAP,
+    max_gap: float | int = POSE_GAP,
 ) -> Float[np.ndarray, " 4"]:
     """vx, vy (m/s), ax, ay (m/s^2) at `now` in the ego frame of `now`.
 

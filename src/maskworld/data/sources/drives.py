@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 
 from maskworld.data.lerobot_schema import decode_image
 from maskworld.data.trajectories import (
-    MAX_GAP,
+    POSE_GAP,
     UNKNOWN,
     TimedPoses,
     plan_sample,
@@ -45,7 +45,7 @@ class DriveEpisode:
     fps: float | int
     max_cut: float | int
     """Seconds between frames; a longer pause is a cut."""
-    max_gap: float | int = MAX_GAP
+    max_gap: float | int = POSE_GAP
     """Seconds between poses that plan samples may bridge."""
     commands: Sequence[int] = ()
     """One per frame; empty = unknown."""

@@ -2,6 +2,7 @@
 
     DATAROOT/v1.0-trainval/{scene,sample,sample_data,ego_pose,calibrated_sensor,sensor,log}.json
     DATAROOT/{samples,sweeps}/CAM_FRONT/*.jpg
+    DATAROOT/can_bus/scene-0001_{pose,route}.json    where the CAN bus expansion is there
 
 Reference: https://www.nuscenes.org/nuscenes#data-format
 """
@@ -12,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,19 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from maskworld.data.lerobot_schema import decode_image
+from maskworld.data.sources.nuscenes_can import read_route, read_status
+from maskworld.data.trajectories import (
+    POSE_GAP,
+    STATUS_WINDOW,
+    UNKNOWN,
+    TimedPoses,
+    command_from_route,
+    headings,
+    plan_sample,
+    speed_and_yaw_rate,
+)
 from maskworld.data.windows import ClipIndex
+from maskworld.types import PlanSample
 
 CAMERAS = (
     "CAM_FRONT",
@@ -57,6 +71,9 @@ class NuScenesSource:
         sweeps: all pictures (12 Hz), or key frames only (2 Hz).
         scenes: names of scenes to use, in any order, or a text file with one per line (the split
             lists of the devkit); None = all.
+        can_bus: folder of the CAN bus expansion, for the velocities, accelerations and commands of
+            plan samples; None = `can_bus` below the data root, where there is one. Scenes without
+            messages get velocities from their past poses; without a route the command is unknown.
 
     Raises:
         ValueError: a table is missing or damaged, a token leads nowhere, unknown cameras or scenes.
@@ -73,8 +90,12 @@ class NuScenesSource:
         cameras: Sequence[str] = ("CAM_FRONT",),
         sweeps: bool = True,
         scenes: Sequence[str] | Path | None = None,
+        can_bus: Path | str | None = None,
     ) -> None:
         self.root, tables = _find_tables(Path(root), version)
+        self.can_bus = self.root / "can_bus" if can_bus is None else Path(can_bus)
+        if can_bus is not None and not self.can_bus.is_dir():
+            raise ValueError(f"Expected the CAN bus expansion at {can_bus}, found no folder there.")
         self.cameras = list(cameras)
         self.fps = SWEEP_FPS if sweeps else KEYFRAME_FPS
         self.num_unmatched = 0
@@ -103,7 +124,7 @@ class NuScenesSource:
     def episode(self, index: int) -> NuScenesEpisode:
         if not 0 <= index < len(self):
             raise ValueError(f"nuScenes has {len(self)} scenes here, asked for number {index}.")
-        return NuScenesEpisode(self.root, self._scenes[index], self.fps)
+        return NuScenesEpisode(self.root, self._scenes[index], self.fps, self.can_bus)
 
     def windows(
         self, num_frames: int, frame_stride: int = FRAME_STRIDE, clip_stride: int = CLIP_STRIDE
@@ -126,6 +147,11 @@ class NuScenesSource:
         if not kept:
             raise ValueError(f"Scene {scene['name']} has no frame of all of {self.cameras}.")
         chain = [row for row, _ in kept]
+        stamps = np.array([row["timestamp"] for row in chain], dtype=np.int64)
+        if (np.diff(stamps) <= 0).any():
+            late = chain[int(np.argmin(np.diff(stamps)))]
+            raise ValueError(f"Two pictures of one time: {late['filename']}.")
+        pose = np.array([poses[row["ego_pose_token"]] for row in chain])
         return _Scene(
             name=scene["name"],
             caption=scene.get("description", ""),
@@ -133,8 +159,9 @@ class NuScenesSource:
             files=[files for _, files in kept if files is not None],
             size=(int(chain[0]["height"]), int(chain[0]["width"])),
             segments=_segments(chain, is_sweep=self.fps == SWEEP_FPS),
-            actions=_actions(chain, poses),
-            timestamps=np.array([row["timestamp"] for row in chain], dtype=np.int64),
+            actions=speed_and_yaw_rate(stamps / 1e6, pose),
+            timestamps=stamps,
+            pose=pose,
         )
 
 
@@ -148,13 +175,14 @@ class _Scene:
     segments: list[tuple[int, int]]
     actions: np.ndarray
     timestamps: np.ndarray
+    pose: np.ndarray
 
 
 class NuScenesEpisode:
     """One scene, about 20 s; pictures are decoded only when read."""
 
-    def __init__(self, root: Path, scene: _Scene, fps: float) -> None:
-        self._root, self._scene, self.fps = root, scene, fps
+    def __init__(self, root: Path, scene: _Scene, fps: float, can_bus: Path) -> None:
+        self._root, self._scene, self.fps, self._can_bus = root, scene, fps, can_bus
         self.num_frames, self.caption = len(scene.files), scene.caption
         self.segments: Sequence[tuple[int, int]] = scene.segments
         self.attributes = {"scene": scene.name, "location": scene.location}
@@ -169,6 +197,40 @@ class NuScenesEpisode:
 
     def read_labels(self, indices: Sequence[int]) -> None:
         return None
+
+    @cached_property
+    def poses(self) -> TimedPoses:
+        """The drive at the stamps of the frames (seconds), with the CAN bus status where it is."""
+        status = read_status(self._can_bus, self._scene.name, self.timestamps)
+        return TimedPoses(
+            time=self.timestamps / 1e6,
+            pose=self._scene.pose,
+            velocity=None if status is None else status[:, :2],
+            acceleration=None if status is None else status[:, 2:],
+            name=self._scene.name,
+        )
+
+    def plan_at(self, frame: int) -> PlanSample:
+        """The plan sample at frame `frame`; its token is `scene-0001@` and the stamp.
+
+        Raises:
+            UncutMoment: the scene ends before the last waypoint, pauses, or begins so late that
+                there is nothing to fit a velocity to. Of 20 s, the last 4 have no sample.
+        """
+        coarse = 1 / KEYFRAME_FPS if self.fps == KEYFRAME_FPS else 0.0
+        route = self._route
+        return plan_sample(
+            self.poses,
+            float(self.poses.time[frame]),
+            max_gap=POSE_GAP + coarse,
+            window=STATUS_WINDOW + coarse,
+            command=UNKNOWN if route is None else command_from_route(route, self.poses.pose[frame]),
+            token=f"{self._scene.name}@{self.timestamps[frame]}",
+        )
+
+    @cached_property
+    def _route(self) -> Float[np.ndarray, "m 2"] | None:
+        return read_route(self._can_bus, self._scene.name)
 
     def _image(self, file: str) -> np.ndarray:
         path = self._root / file
@@ -257,8 +319,7 @@ def _poses(tables: Path, tokens: set[str]) -> dict[str, tuple[float, float, floa
     poses = {}
     for row in _read_table(tables, "ego_pose"):
         if row["token"] in tokens:
-            w, x, y, z = row["rotation"]
-            heading = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+            heading = headings(np.array([row["rotation"]], dtype=np.float64))[0]
             poses[row["token"]] = (row["translation"][0], row["translation"][1], float(heading))
     missing = tokens - set(poses)
     if missing:
@@ -295,20 +356,3 @@ def _segments(chain: Sequence[Mapping[str, Any]], is_sweep: bool) -> list[tuple[
         if not is_linked or following["timestamp"] - row["timestamp"] > 1e6 * longest:
             cuts.append(i)
     return list(zip(cuts, [*cuts[1:], len(chain)]))
-
-
-def _actions(
-    chain: Sequence[Mapping[str, Any]], poses: Mapping[str, tuple[float, float, float]]
-) -> Float[np.ndarray, "t 2"]:
-    """Speed and yaw rate of the step into every frame."""
-    if len(chain) == 1:
-        return np.zeros((1, 2), dtype=np.float32)
-    x, y, heading = np.array([poses[row["ego_pose_token"]] for row in chain]).T
-    seconds = np.diff([row["timestamp"] for row in chain]) / 1e6
-    if (seconds <= 0).any():
-        raise ValueError(f"Two pictures of one time: {chain[int(np.argmin(seconds))]['filename']}.")
-    turned = (np.diff(heading) + np.pi) % (2 * np.pi) - np.pi
-    middle = heading[:-1] + turned / 2
-    forward = np.diff(x) * np.cos(middle) + np.diff(y) * np.sin(middle)
-    steps = np.stack([forward / seconds, turned / seconds], axis=1)
-    return np.concatenate([steps[:1], steps]).astype(np.float32)
