@@ -50,6 +50,15 @@ def test_a_dropped_condition_becomes_the_null_vector_and_trains_only_it() -> Non
     assert moved == ["null"]
 
 
+def test_bare_numbers_have_nothing_to_learn_and_drop_to_zeros() -> None:
+    encoder = EgoEncoder()
+    assert not list(encoder.parameters())
+    assert not encoder.state_dict()
+    dropped = encoder(STATUS, COMMAND, torch.tensor([True, False]))
+    assert not dropped[0].any()
+    assert torch.equal(dropped[1], encoder(STATUS, COMMAND)[1])
+
+
 def test_what_a_planner_cannot_know_is_refused() -> None:
     encoder = EgoEncoder()
     for bad in (math.nan, math.inf):

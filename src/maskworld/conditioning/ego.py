@@ -63,8 +63,12 @@ class EgoEncoder(nn.Module):
         self.embedding = None
         if command == "learned" and dim is not None:
             self.embedding = nn.Embedding(num_commands, dim)
-        self.null = nn.Parameter(torch.zeros(self.width))
-        """What a dropped condition becomes; as a one-hot sums to one, no status looks like it."""
+        # What a dropped condition becomes. Bare numbers learn nothing: zeros, which no one-hot is.
+        self.null: Tensor
+        if dim is None:
+            self.register_buffer("null", torch.zeros(self.width), persistent=False)
+        else:
+            self.null = nn.Parameter(torch.zeros(dim))
 
     def forward(
         self,
@@ -76,7 +80,8 @@ class EgoEncoder(nn.Module):
 
         Args:
             command: required unless the encoder's `command` is none.
-            is_dropped: samples that get the learned null vector (see `guidance.drop_conditions`).
+            is_dropped: samples that get the null vector, learned where there is a `dim`, zeros
+                where not (see `guidance.drop_conditions`).
 
         Raises:
             ValueError: another number of status numbers, NaN, a missing or unknown command.
