@@ -14,7 +14,7 @@ from maskworld.types import FeatureBank
 
 TINY = ActionDiTConfig(
     num_tokens=5, dim=16, num_heads=2, num_layers=3, ffn_dim=16, video_dim=12, ego_dim=6,
-    ego_hidden_dim=8, time_dim=8,
+    ego_hidden_dim=8,
 )  # fmt: skip
 
 
@@ -76,11 +76,11 @@ def slow_velocity(
             parts.append(weights @ v[..., at])
         return layer.out(torch.cat(parts, -1))
 
-    frequencies = 10000.0 ** -(torch.arange(config.time_dim // 2) / (config.time_dim // 2))
-    angles = (1000 * t.float())[:, None] * frequencies
-    time = model.time_embed(torch.cat([angles.cos(), angles.sin()], -1).double())
-    modulation = model.time_modulation(F.silu(time))
-    modulation = modulation + model.ego.film(model.ego.embed(ego))
+    angles = (1000 * t)[:, None] * 10000.0 ** -(torch.arange(128, dtype=torch.double) / 128)
+    embed = model.time.time
+    time = embed.down(F.silu(embed.up(torch.cat([angles.cos(), angles.sin()], -1))))
+    modulation = model.time.project(F.silu(time))
+    modulation = modulation + model.ego.film_down(F.silu(model.ego.film_up(model.ego.embed(ego))))
     x = model.proj_in(a)
     for block, memory in zip(model.blocks, bank.states):
         part = (block.table.flatten() + modulation).reshape(len(a), 1, 6, dim)
@@ -90,9 +90,9 @@ def slow_velocity(
         h = rms(x) * (1 + part[:, :, 4]) + part[:, :, 3]
         gate, value = block.ffn.up(h).chunk(2, -1)
         x = x + part[:, :, 5] * block.ffn.down(gate * gate.sigmoid() * value)
-    head = model.table_out[None] + time[:, None]
+    head = model.head.table[None] + time[:, None]
     x = F.layer_norm(x, (dim,), eps=1e-6) * (1 + head[:, 1:]) + head[:, :1]
-    return model.proj_out(x)
+    return model.head.project(x)
 
 
 def test_the_network_is_the_published_one_written_slowly() -> None:
@@ -131,6 +131,15 @@ def test_a_projected_bank_gives_what_the_bank_gives() -> None:
         quick = model(a, t, cached, ego, (1, 3))
         assert torch.equal(plain.velocity, quick.velocity)
         assert torch.equal(plain.readouts[3], quick.readouts[3])
+
+
+def test_a_repeated_projection_is_the_projection_of_a_repeated_bank() -> None:
+    model = awake()
+    mask = torch.arange(7).expand(2, 7) < torch.tensor([[7], [3]])
+    bank = FeatureBank(bank_of().states, mask)
+    a, t, ego = (x.repeat_interleave(3, dim=0) for x in inputs())
+    quick = model(a, t, model.project(bank).repeated(3), ego).velocity
+    torch.testing.assert_close(quick, model(a, t, bank.repeated(3), ego).velocity)
 
 
 def test_hidden_bank_tokens_change_nothing() -> None:
@@ -190,13 +199,23 @@ def test_ego_reaches_every_sample_alone_and_starts_without_effect() -> None:
     assert not moved[0].any()
     assert (moved[1].abs() > 0).all()
     fresh = ActionDiT(TINY).double()
-    torch.nn.init.normal_(fresh.proj_out.weight)
+    torch.nn.init.normal_(fresh.head.project.weight)
     assert torch.equal(fresh(a, t, bank, ego).velocity, fresh(a, t, bank, other).velocity)
 
 
-def test_a_fresh_model_predicts_zero() -> None:
+def test_a_fresh_model_predicts_zero_and_awakes_to_the_bank() -> None:
+    """Three steps wake it up: the output's layer, the cross-attention's, what it reads."""
+    torch.manual_seed(0)
+    model, bank = ActionDiT(TINY).double(), bank_of()
     a, t, ego = inputs()
-    assert not ActionDiT(TINY).double()(a, t, bank_of(), ego).velocity.any()
+    assert not model(a, t, bank, ego).velocity.any()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(a, t, bank, ego).velocity - a).square().mean().backward()
+        optimizer.step()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
 
 
 def test_tokens_are_ordered() -> None:

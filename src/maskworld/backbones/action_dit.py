@@ -6,7 +6,8 @@ makes their keys and values once too, so that an action step touches only the fe
 
 Shape, widths and the places of norms, gates and the ego's FiLM follow the released DriveLaW
 planner, on which ReWorld builds: 131.27 M parameters at the default config (ReWorld says 133 M).
-Initialisation is ours: the output and the FiLM's last layer start at zero.
+Initialisation is ours, as of the video tower: Xavier; the outputs of cross-attention, ego and
+network start at zero.
 
 Reference: ReWorld, section 3.1, Eq. 10.
 """
@@ -19,10 +20,13 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
+from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, modulate
 from maskworld.nn.attention import attend
+from maskworld.nn.rope import rotary_table, rotate
 from maskworld.types import FeatureBank
 
 
@@ -48,8 +52,6 @@ class ActionDiTConfig:
     """Numbers of the ego status, command included. 0: no ego."""
     ego_hidden_dim: int = 1024
     """Hidden width of the ego's two MLPs."""
-    time_dim: int = 256
-    """Width of the sinusoidal embedding of t."""
     rope_base_length: float = 8.0
     """Length that the rotary angles divide positions by (Mask World Model: 57)."""
     rope_theta: float = 10000.0
@@ -63,8 +65,6 @@ class ActionDiTConfig:
                 f"Expected an even dim divisible by num_heads, found dim {self.dim} and "
                 f"{self.num_heads} heads: use a multiple of {math.lcm(2, self.num_heads)}."
             )
-        if self.time_dim % 2:
-            raise ValueError(f"Expected an even time_dim, found {self.time_dim}.")
         if self.bank_layers and (
             len(self.bank_layers) != self.num_layers or min(self.bank_layers) < 1
         ):
@@ -82,6 +82,17 @@ class ProjectedBank:
     values: tuple[Float[Tensor, "b n d"], ...]
     attn_mask: Bool[Tensor, "b n"] | None = None
     """True = may be read; None = all."""
+
+    def repeated(self, count: int) -> ProjectedBank:
+        """Every sample `count` times in a row: many plans of one moment, projected once."""
+        if count == 1:
+            return self
+        keys, values = (
+            tuple(rows.repeat_interleave(count, dim=0) for rows in layers)
+            for layers in (self.keys, self.values)
+        )
+        mask = None if self.attn_mask is None else self.attn_mask.repeat_interleave(count, dim=0)
+        return ProjectedBank(keys, values, mask)
 
 
 @dataclass(frozen=True)
@@ -116,17 +127,11 @@ class ActionDiT(nn.Module):
         self.config = config
         dim = config.dim
         self.proj_in = nn.Linear(config.action_dim, dim)
-        self.time_embed = nn.Sequential(
-            nn.Linear(config.time_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
-        )
-        self.time_modulation = nn.Linear(dim, 6 * dim)
+        self.time = AdaLNSingle(dim)
         self.ego = _EgoModulation(config) if config.ego_dim else None
         self.blocks = nn.ModuleList(_ActionBlock(config) for _ in range(config.num_layers))
-        self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.table_out = nn.Parameter(torch.randn(2, dim) / dim**0.5)
-        self.proj_out = nn.Linear(dim, config.action_dim)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        self.head = VelocityHead(dim, config.action_dim)
+        self._initialize()
 
     def project(self, bank: FeatureBank) -> ProjectedBank:
         """Keys and values of every layer; `forward` with these equals `forward` with `bank`.
@@ -167,12 +172,10 @@ class ActionDiT(nn.Module):
         self._check_inputs(a, bank, ego, readout_layers)
         if isinstance(bank, FeatureBank):
             bank = self.project(bank)
-        time = self.time_embed(_sinusoid(t, self.config.time_dim).to(self.proj_in.weight.dtype))
-        time = time[:, None] if t.ndim == 1 else time
-        modulation = self.time_modulation(nn.functional.silu(time))
+        modulation, time = self.time(t[:, None] if t.ndim == 1 else t)
         if self.ego is not None:
             modulation = modulation + self.ego(ego)[:, None]
-        rope = _rotary_table(self.config, a.device)
+        rope = self._rotary_table(a.device)
         x = self.proj_in(a)
         states: dict[int, Tensor] = {}
         readouts: dict[int, Tensor] = {}
@@ -182,9 +185,28 @@ class ActionDiT(nn.Module):
             x, state, readout = block(x, modulation, rope, memory, mask)
             if layer in readout_layers:
                 states[layer], readouts[layer] = state, readout
-        shift, scale = (self.table_out + time[..., None, :]).unbind(dim=-2)
-        x = self.norm_out(x) * (1 + scale) + shift
-        return ActionOutput(self.proj_out(x), states, readouts)
+        return ActionOutput(self.head(x, time), states, readouts)
+
+    def _rotary_table(self, device: torch.device) -> Complex[Tensor, "1 l pairs"]:
+        config = self.config
+        places = torch.arange(config.num_tokens, device=device, dtype=torch.float32)
+        return rotary_table(
+            places[None, None], config.dim, (config.rope_base_length,), config.rope_theta
+        )
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for linear in (self.time.time.up, self.time.time.down, self.time.project):
+            nn.init.normal_(linear.weight, std=0.02)
+        silent = [self.head.project, *([] if self.ego is None else [self.ego.film_down])]
+        for block in self.blocks:
+            cross = cast(_ActionBlock, block).cross
+            silent += [] if cross is None else [cross.out]
+        for linear in silent:
+            nn.init.zeros_(linear.weight)
 
     def _entries(self) -> list[int]:
         """Which entry of the bank, from 0, each layer reads."""
@@ -266,12 +288,10 @@ class _ActionBlock(nn.Module):
         dim = config.dim
         self.before_residual = config.action_state == "before_residual"
         self.table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
-        self.norm1 = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.attention = _Attention(dim, dim, config.num_heads)
         self.cross = (
             _Attention(dim, config.video_dim, config.num_heads) if config.video_dim else None
         )
-        self.norm2 = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.ffn = _SwiGLU(dim, config.ffn_dim)
 
     def read_keys(self, states: Float[Tensor, "b n m"]) -> tuple[Tensor, Tensor]:
@@ -283,27 +303,28 @@ class _ActionBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b l d"],
-        modulation: Float[Tensor, "b _ six_d"],
-        rope: tuple[Tensor, Tensor],
+        modulation: Float[Tensor, "b g 6 d"],
+        rope: Complex[Tensor, "1 l pairs"],
         memory: tuple[Tensor, Tensor] | None,
         attn_mask: Bool[Tensor, "b n"] | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The next states, then a_i and r_i of Eq. 10 (None without memory)."""
-        parts = self.table + modulation.unflatten(-1, (6, -1))  # b l 6 d
-        shift1, scale1, gate1, shift2, scale2, gate2 = parts.unbind(dim=-2)
-        h = self.norm1(x) * (1 + scale1) + shift1
-        x = x + gate1 * self.attention.out(
-            self.attention.read(h, *self.attention.project(h, rope), rope)
-        )
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + modulation).unbind(dim=2)
+        h = modulate(self._norm(x), shift1, scale1)
+        mixed = self.attention.read(h, *self.attention.project(h, rope), rope)
+        x = add_gated(x, self.attention.out(mixed), gate1)
         state = readout = None
         if memory is not None and self.cross is not None:
             mask = None if attn_mask is None else attn_mask[:, None, None]
             readout = self.cross.read(x, *memory, attn_mask=mask)  # Eq. 10
-            projected = self.cross.out(readout)
-            x = x + projected
-            state = projected if self.before_residual else x
-        h = self.norm2(x) * (1 + scale2) + shift2
-        return x + gate2 * self.ffn(h), state, readout
+            update = self.cross.out(readout)
+            x = x + update
+            state = update if self.before_residual else x
+        h = modulate(self._norm(x), shift2, scale2)
+        return add_gated(x, self.ffn(h), gate2), state, readout
+
+    def _norm(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class _Attention(nn.Module):
@@ -321,23 +342,23 @@ class _Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def project(
-        self, memory: Float[Tensor, "b n m"], rope: tuple[Tensor, Tensor] | None = None
+        self, memory: Float[Tensor, "b n m"], rope: Complex[Tensor, "1 n pairs"] | None = None
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
         """Keys and values."""
         key = self.norm_k(self.to_k(memory))
-        return key if rope is None else _rotate(key, rope), self.to_v(memory)
+        return key if rope is None else rotate(key, rope), self.to_v(memory)
 
     def read(
         self,
         x: Float[Tensor, "b l d"],
         key: Float[Tensor, "b n d"],
         value: Float[Tensor, "b n d"],
-        rope: tuple[Tensor, Tensor] | None = None,
+        rope: Complex[Tensor, "1 l pairs"] | None = None,
         attn_mask: Bool[Tensor, "b 1 1 n"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         """The attended values, heads side by side, before the output projection."""
         query = self.norm_q(self.to_q(x))
-        query = query if rope is None else _rotate(query, rope)
+        query = query if rope is None else rotate(query, rope)
         return attend(query, key, value, self.num_heads, attn_mask)
 
 
@@ -349,7 +370,7 @@ class _SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         gate, value = self.up(x).chunk(2, dim=-1)
-        return self.down(nn.functional.silu(gate) * value)
+        return self.down(F.silu(gate) * value)
 
 
 class _EgoModulation(nn.Module):
@@ -364,33 +385,8 @@ class _EgoModulation(nn.Module):
             nn.LayerNorm(hidden),
             nn.Linear(hidden, dim),
         )
-        last = nn.Linear(hidden, 6 * dim)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.film = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), last)
+        self.film_up = nn.Linear(dim, hidden)
+        self.film_down = nn.Linear(hidden, 6 * dim)
 
-    def forward(self, ego: Float[Tensor, "b e"]) -> Float[Tensor, "b six_d"]:
-        return self.film(self.embed(ego))
-
-
-def _sinusoid(t: Float[Tensor, "*n"], dim: int) -> Float[Tensor, "*n dim"]:
-    """Cosines then sines of 1000 t at `dim / 2` frequencies from 1 down to 1/10000."""
-    steps = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
-    frequencies = torch.exp(-math.log(10000.0) * steps / (dim // 2))
-    angles = 1000.0 * t.float()[..., None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def _rotary_table(config: ActionDiTConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, `l d/2`, of theta^u pi/2 (2 position / base length - 1), u in [0, 1]."""
-    place = torch.arange(config.num_tokens, device=device) / config.rope_base_length
-    exponents = torch.linspace(0.0, 1.0, config.dim // 2, device=device)
-    angles = (2 * place - 1)[:, None] * (math.pi / 2) * config.rope_theta**exponents
-    return angles.cos(), angles.sin()
-
-
-def _rotate(x: Float[Tensor, "b l d"], rope: tuple[Tensor, Tensor]) -> Float[Tensor, "b l d"]:
-    """Turns neighbouring channel pairs by their angles."""
-    cos, sin = (part.to(x.dtype) for part in rope)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(dim=-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    def forward(self, ego: Float[Tensor, "b e"]) -> Float[Tensor, "b 6 d"]:
+        return self.film_down(F.silu(self.film_up(self.embed(ego)))).unflatten(-1, (6, -1))
