@@ -81,9 +81,7 @@ class StateScores:
 def score_states(states: States, road: RoadMap, line: Line, tracks: Tracks) -> StateScores:
     """Scores simulated plans of one scene: `scene.road`, `scene.line`, `scene.tracks`, or a
     forecast instead of the tracks that were recorded."""
-    corners = box_corners(states)
-    is_on_road = road.in_drivable_area(corners.reshape(-1, 2)).reshape(corners.shape[:-1])
-    is_off_road = np.logical_not(is_on_road.all(axis=-1))
+    is_off_road = off_road(states, road)
     collisions = collision_scores(states, tracks, road, is_off_road)
     centres = box_centre(states)
     terms = comfort_terms(states)
@@ -92,19 +90,28 @@ def score_states(states: States, road: RoadMap, line: Line, tracks: Tracks) -> S
         dac=(~is_off_road.any(axis=1)).astype(float),
         ttc=collisions.ttc,
         comfort=terms.all(axis=1).astype(float),
-        ddc=_driving_direction(centres, road),
-        progress_raw=_progress(centres, line),
+        ddc=driving_direction(centres, road),
+        progress_raw=progress(centres, line),
         comfort_terms=terms,
         time_to_collision_tick=collisions.time_to_collision_tick,
     )
 
 
-def _progress(centres: Float[np.ndarray, "p 41 2"], line: Line) -> PerPlan:
+def off_road(states: States, road: RoadMap) -> Bool[np.ndarray, "p 41"]:
+    """When a corner of the car is in no drivable area."""
+    corners = box_corners(states)
+    is_on_road = road.in_drivable_area(corners.reshape(-1, 2)).reshape(corners.shape[:-1])
+    return np.logical_not(is_on_road.all(axis=-1))
+
+
+def progress(centres: Float[np.ndarray, "p 41 2"], line: Line) -> PerPlan:
+    """Metres along the line from the first to the last centre of the car, at least 0."""
     first_and_last = line.project(centres[:, [0, -1]].reshape(-1, 2)).reshape(-1, 2)
     return np.maximum(first_and_last[:, 1] - first_and_last[:, 0], 0.0)
 
 
-def _driving_direction(centres: Float[np.ndarray, "p 41 2"], road: RoadMap) -> PerPlan:
+def driving_direction(centres: Float[np.ndarray, "p 41 2"], road: RoadMap) -> PerPlan:
+    """1, 0.5 or 0 by the longest way in about a second with the centre on no lane of the route."""
     steps = np.diff(centres, axis=1, prepend=centres[:, :1])
     way = np.hypot(steps[..., 0], steps[..., 1])
     on_route = road.in_route_lane(centres.reshape(-1, 2)).reshape(way.shape)
