@@ -142,7 +142,7 @@ def fit_ego_status(
         drawn = torch.randint(len(rows), (min(batch_size, len(rows)),), generator=generator)
         part = PlanBatch(known.ego[drawn], known.command[drawn], targets[drawn])
         optimizer.zero_grad()
-        planner._loss(part).total.backward()  # type: ignore[no-untyped-call]
+        planner._loss(part).total.backward()
         optimizer.step()
         schedule.step()
     return planner.eval()

@@ -243,33 +243,45 @@ def expert_waypoints(scene: Scene, step: int) -> Float[np.ndarray, "8 3"]:
 
 def expert_clip(film: LogFilm, now: int, plan: MomentPlan) -> Clip:
     """A window of the log around now."""
-    steps = _frame_steps(now, plan)
-    return _clip(film, now, plan, film.log(steps), _log_actions(film.scene, steps, plan), True)
+    steps = frame_steps(now, plan)
+    actions = log_actions(film.scene, steps, plan)
+    return make_clip(film.scene, film.log(steps), actions, now, plan, film.style, is_expert=True)
 
 
 def _departing_clip(
     film: LogFilm, now: int, plan: MomentPlan, actions: Float[np.ndarray, "t 2"]
 ) -> Clip:
     """The log until now, then wherever `actions` lead; its plan has no trajectory."""
-    steps = _frame_steps(now, plan)
+    steps = frame_steps(now, plan)
     past, future = steps[: plan.num_past], steps[plan.num_past :]
-    frames, rows = [film.log(past)], [_log_actions(film.scene, past, plan)]
+    frames, rows = [film.log(past)], [log_actions(film.scene, past, plan)]
     if future:
         poses = rollout_poses(film.scene.poses[now], actions, plan.fps)
         frames.append(film.elsewhere(poses[1:], future))
         rows.append(actions)
-    return _clip(film, now, plan, np.concatenate(frames, 1), np.concatenate(rows), False)
+    return make_clip(
+        film.scene,
+        np.concatenate(frames, axis=1),
+        np.concatenate(rows),
+        now,
+        plan,
+        film.style,
+        is_expert=False,
+    )
 
 
-def _clip(
-    film: LogFilm,
-    now: int,
-    plan: MomentPlan,
+def make_clip(
+    scene: Scene,
     frames: UInt8[np.ndarray, "v t c h w"],
     actions: Float[np.ndarray, "t 2"],
+    now: int,
+    plan: MomentPlan,
+    style: str,
+    *,
     is_expert: bool,
 ) -> Clip:
-    scene, stride = film.scene, plan.stride
+    """A clip around step `now` of a log, the first `plan.num_past` frames being those until now."""
+    stride = plan.stride
     before = now - plan.num_past * stride
     # From the poses until now, so that no planner reads its future in the caption.
     past = scene.poses[before : now + 1 : stride]
@@ -277,7 +289,7 @@ def _clip(
         frames=torch.from_numpy(np.ascontiguousarray(frames)),
         actions=torch.from_numpy(actions.astype(np.float32)),
         plan=plan_sample(scene, now, is_expert=is_expert),
-        caption=caption(scene, past, before, film.style, fps=plan.fps),
+        caption=caption(scene, past, before, style, fps=plan.fps),
         fps=plan.fps,
         source=f"drive/{scene.scenario}",
         episode=scene.seed,
@@ -312,10 +324,11 @@ def _draw_moments(
     return [int(step) for step in rng.permutation(found)[:count]]
 
 
-def _frame_steps(now: int, plan: MomentPlan) -> list[int]:
+def frame_steps(now: int, plan: MomentPlan) -> list[int]:
+    """The steps of the log of a clip's frames; `plan.num_past` of them until now."""
     return [now + i * plan.stride for i in range(1 - plan.num_past, plan.num_future + 1)]
 
 
-def _log_actions(scene: Scene, steps: Sequence[int], plan: MomentPlan) -> Float[np.ndarray, "t 2"]:
+def log_actions(scene: Scene, steps: Sequence[int], plan: MomentPlan) -> Float[np.ndarray, "t 2"]:
     """Speed and yaw rate in the log's step into each frame, averaged over the frame's time."""
     return actions_of(scene.poses[[steps[0] - plan.stride, *steps]], plan.fps)
