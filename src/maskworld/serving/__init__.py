@@ -1,0 +1,1 @@
+"""Planners behind other people's interfaces: benchmarks and simulators."""
