@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from maskworld.conditioning.trajectory import (
+    DeltaMap,
+    TrajectoryNormaliser,
+    resample_trajectory,
+)
 from maskworld.data.sources.comma2k19 import read_drive
-from maskworld.data.trajectories import UNKNOWN, plan_sample, plan_samples
+from maskworld.data.trajectories import (
+    UNKNOWN,
+    PlanSamples,
+    ego_status,
+    plan_sample,
+    plan_samples,
+)
+from maskworld.metrics.pdms.comfort import COMFORT_TERMS, comfort_terms
+from maskworld.metrics.pdms.scene import EgoState
+from maskworld.metrics.pdms.simulator import simulate, track
 
 RECORDING = Path(__file__).parents[3] / "shared/data/driving_kinematics"
 needs_recording = pytest.mark.skipif(not RECORDING.is_dir(), reason=f"needs {RECORDING.name}")
@@ -119,3 +135,85 @@ def test_a_damaged_segment_names_its_file(tmp_path: Path) -> None:
     shutil.rmtree(segment)
     with pytest.raises(ValueError, match="faster than"):
         read_drive(make_segment(segment, speed=1.0))
+
+
+# through the rest of the library, as any other trajectory
+
+
+def real_plans() -> PlanSamples:
+    poses = read_drive(RECORDING).poses
+    return plan_samples(poses, poses.time[::5], skip=True)
+
+
+@needs_recording
+def test_real_plans_survive_normalisation_where_its_range_holds_them() -> None:
+    plans = torch.stack([s.trajectory for s in real_plans().samples if s.trajectory is not None])
+    own = TrajectoryNormaliser("dataset")
+    own.fit(plans)
+    assert own.normalise(plans).abs().max() <= 1 + 1e-5
+    torch.testing.assert_close(own.denormalise(own.normalise(plans)), plans)
+    delta = DeltaMap()
+    torch.testing.assert_close(delta.inverse(delta(plans)), plans, atol=1e-4, rtol=1e-4)
+    # NAVSIM's range ends at 65 m in 4 s: three quarters of this highway's plans are longer.
+    navsim = TrajectoryNormaliser("navsim")
+    torch.testing.assert_close(navsim.denormalise(navsim.normalise(plans), clamp=False), plans)
+    is_held = navsim.normalise(plans).abs().amax(dim=(1, 2)) <= 1
+    print(f"plans within NAVSIM's range: {is_held.float().mean():.3f} of {len(plans)}")
+    assert 0 < is_held.float().mean() < 1
+    held = plans[is_held]
+    torch.testing.assert_close(navsim.denormalise(navsim.normalise(held)), held)
+
+
+@needs_recording
+def test_both_interpolations_of_the_library_agree_on_a_real_drive() -> None:
+    poses = read_drive(RECORDING).poses
+    moments = np.linspace(poses.time[0], poses.time[-1], 501)
+    other = resample_trajectory(*map(torch.from_numpy, (poses.time, poses.pose, moments)))
+    np.testing.assert_allclose(poses.at(moments), other.numpy(), atol=1e-7)
+
+
+def comfort_of(plans: PlanSamples) -> np.ndarray:
+    """The six terms of every plan, driven by the simulator of the PDM score."""
+    states = []
+    for sample in plans.samples:
+        assert sample.trajectory is not None
+        ego = EgoState(0.0, 0.0, 0.0, *sample.ego.tolist())
+        poses = track(sample.trajectory.double().numpy()[None], ego)
+        states.append(simulate(poses, ego.state[None]))
+    return comfort_terms(np.concatenate(states))
+
+
+@needs_recording
+def test_human_driving_is_comfortable_in_most_windows() -> None:
+    """As NAVSIM scores its human agent: waypoints followed by the tracker and the bicycle."""
+    plans = real_plans()
+    comfortable = comfort_of(plans)
+    for name, share in zip(COMFORT_TERMS, comfortable.mean(axis=0)):
+        print(f"{name}: {share:.3f} of {len(comfortable)} windows")
+    assert comfortable.all(axis=1).mean() > 0.9
+    # The terms can fail: the same windows with every second waypoint 3 m behind.
+    step = torch.zeros(8, 3)
+    step[::2, 0] = 3.0
+    jolted = [
+        replace(s, trajectory=s.trajectory - step)
+        for s in plans.samples
+        if s.trajectory is not None
+    ]
+    assert comfort_of(replace(plans, samples=jolted)).all(axis=1).mean() < 0.1
+
+
+@needs_recording
+def test_recorded_motion_itself_is_comfortable() -> None:
+    """Without a simulator in between: recorded velocities, accelerations fitted to the past."""
+    poses = read_drive(RECORDING).poses
+    windows = []
+    for now in real_plans().moments[::4]:
+        ticks = now + 0.1 * np.arange(41)
+        states = np.zeros((41, 11))
+        states[:, :3] = poses.at(ticks)
+        states[:, 3:7] = [ego_status(poses, tick) for tick in ticks]
+        windows.append(states)
+    comfortable = comfort_terms(np.stack(windows))
+    for name, share in zip(COMFORT_TERMS, comfortable.mean(axis=0)):
+        print(f"recorded {name}: {share:.3f} of {len(comfortable)} windows")
+    assert comfortable.all(axis=1).mean() > 0.9
