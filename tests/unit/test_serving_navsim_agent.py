@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskworld.serving import navsim_agent as module
-from maskworld.serving.navsim_agent import history_frames, navsim_agent
+from maskworld.serving import navsim_types
+from maskworld.serving.navsim_agent import SENSORS, history_frames, navsim_agent
 from maskworld.types import Batch, LossOutput
 
 
@@ -148,7 +148,7 @@ def test_another_rate_takes_the_nearest_frames_and_warns() -> None:
 def test_only_the_sensors_it_sees_are_loaded() -> None:
     config = navsim_agent(ConstantVelocity(), (64, 64)).get_sensor_config()
     assert config.cam_f0 == [0, 1, 2, 3]
-    assert not any(getattr(config, name) for name in [*module.SENSORS[1:], "lidar_pc"])
+    assert not any(getattr(config, name) for name in [*SENSORS[1:], "lidar_pc"])
 
 
 def test_a_plan_does_not_depend_on_the_scenes_before() -> None:
@@ -296,7 +296,7 @@ def navsim(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
         "navsim.common": {},
         "navsim.common.dataclasses": {
             "Trajectory": Trajectory,
-            "SensorConfig": module.SensorConfig,
+            "SensorConfig": navsim_types.SensorConfig,
         },
         "nuplan": {},
         "nuplan.planning": {},
@@ -334,6 +334,6 @@ def test_a_broken_navsim_is_not_taken_for_a_missing_one(monkeypatch: pytest.Monk
     def broken(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'pytorch_lightning'", name="pytorch_lightning")
 
-    monkeypatch.setattr(module, "import_module", broken)
+    monkeypatch.setattr(navsim_types, "import_module", broken)
     with pytest.raises(ModuleNotFoundError, match="pytorch_lightning"):
         navsim_agent(ConstantVelocity(), (64, 64))

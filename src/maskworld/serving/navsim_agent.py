@@ -29,57 +29,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from maskworld.data.transforms import ResizeCrop
 from maskworld.interfaces import Planner, System
+from maskworld.serving.navsim_types import (
+    HORIZON,
+    NUM_WAYPOINTS,
+    WAYPOINT_INTERVAL,
+    Sampling,
+    SensorConfig,
+    Trajectory,
+    installed,
+)
 from maskworld.types import Batch, Clip, PlanBatch
 
-NUM_WAYPOINTS, WAYPOINT_INTERVAL, HORIZON = 8, 0.5, 4.0
 HISTORY_TIMES = (-1.5, -1.0, -0.5, 0.0)
 """Seconds of the frames in an `AgentInput`, by contract: it holds no stamps."""
 SENSORS = ("cam_f0", "cam_l0", "cam_l1", "cam_l2", "cam_r0", "cam_r1", "cam_r2", "cam_b0")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Stands for nuPlan's `TrajectorySampling` where that is not installed."""
-
-    time_horizon: float = HORIZON
-    interval_length: float = WAYPOINT_INTERVAL
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """Stands for NAVSIM's `Trajectory` where that is not installed."""
-
-    poses: Float[np.ndarray, "l 3"]
-    """x, y (m), heading (rad) in the ego frame of now, float32."""
-    trajectory_sampling: Any = Sampling()
-
-
-@dataclass(frozen=True)
-class SensorConfig:
-    """Stands for NAVSIM's `SensorConfig` where that is not installed: for each sensor whether, or
-    at which frames of the history, it is loaded."""
-
-    cam_f0: bool | list[int]
-    cam_l0: bool | list[int]
-    cam_l1: bool | list[int]
-    cam_l2: bool | list[int]
-    cam_r0: bool | list[int]
-    cam_r1: bool | list[int]
-    cam_r2: bool | list[int]
-    cam_b0: bool | list[int]
-    lidar_pc: bool | list[int]
 
 
 class FeatureBuilder:
@@ -182,7 +155,7 @@ class PlannerAgent(torch.nn.Module):
         # AbstractAgent's arguments differ between v1.1 and v2: what it sets in either is set here.
         torch.nn.Module.__init__(self)
         self.requires_scene = False
-        sampling = _theirs(
+        sampling = installed(
             "nuplan.planning.simulation.trajectory.trajectory_sampling", "TrajectorySampling"
         )
         self._trajectory_sampling = (sampling or Sampling)(
@@ -207,7 +180,7 @@ class PlannerAgent(torch.nn.Module):
         used = sorted(set(self._builder.history))
         wanted: dict[str, Any] = dict.fromkeys((*SENSORS, "lidar_pc"), False)
         wanted |= dict.fromkeys(self._builder.cameras, used)
-        return (_theirs("navsim.common.dataclasses", "SensorConfig") or SensorConfig)(**wanted)
+        return (installed("navsim.common.dataclasses", "SensorConfig") or SensorConfig)(**wanted)
 
     def get_feature_builders(self) -> list[Any]:
         return [self._builder]
@@ -240,7 +213,7 @@ class PlannerAgent(torch.nn.Module):
         self.eval()
         features = {k: v[None] for k, v in self._builder.compute_features(agent_input).items()}
         poses = self.forward(features)["trajectory"][0].float().cpu().numpy()
-        made = _theirs("navsim.common.dataclasses", "Trajectory") or Trajectory
+        made = installed("navsim.common.dataclasses", "Trajectory") or Trajectory
         return made(poses, self._trajectory_sampling)
 
     def compute_loss(
@@ -331,7 +304,7 @@ def navsim_agent(
             f"{len(set(builder.history))} pictures.",
             stacklevel=2,
         )
-    base = _theirs("navsim.agents.abstract_agent", "AbstractAgent")
+    base = installed("navsim.agents.abstract_agent", "AbstractAgent")
     # Theirs is abstract with a metaclass, which calling `type` picks.
     made = PlannerAgent if base is None else type("NavsimPlannerAgent", (PlannerAgent, base), {})
     return made(planner, builder, seed=seed, system=system, stage=stage, lr=lr)
@@ -353,15 +326,3 @@ def command_index(one_hot: Any) -> int:
             f"Expected a one-hot command (left, straight, right, unknown), found {one_hot!r}."
         )
     return int(values.argmax())
-
-
-def _theirs(module: str, name: str) -> Any:
-    """A class of NAVSIM or nuPlan; None where the package is not installed. One that is installed
-    and broken says so itself."""
-    package = module.split(".")[0]
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name == package:
-            return None
-        raise
