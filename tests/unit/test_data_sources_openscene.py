@@ -84,6 +84,7 @@ def test_an_exported_log_gives_the_waypoints_of_its_circle(tmp_path: Path) -> No
     episode = source.episode(0)
     assert (len(source), source.fps, source.views) == (1, 2.0, ["cam_f0"])
     assert (episode.num_frames, episode.segments) == (20, [(0, 20)])
+    assert source.episode(0) is episode, "a log is parsed once, not for every clip"
     assert episode.attributes == {"log": "log-a", "location": "us-nv-las-vegas-strip"}
     sample = episode.plan_at(5)
     turned = YAW_RATE * 0.5 * np.arange(1, 9)

@@ -9,12 +9,13 @@ nearest frames by time stamp are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from maskworld.data.episodes import Source
+from maskworld.data.episodes import Recent, Source
 from maskworld.types import PlanSample
 
 
@@ -82,12 +83,15 @@ class ResampledSource:
     def __init__(self, source: Source, fps: float | int, tolerance: float | None = None) -> None:
         self.source, self.fps, self.tolerance = source, float(fps), tolerance
         self.name = source.name
+        self._recent: Recent[int, ResampledEpisode] = Recent(size=4)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def episode(self, index: int) -> ResampledEpisode:
-        return ResampledEpisode(self.source.episode(index), self.fps, self.tolerance)
+        return self._recent.get(
+            index, lambda: ResampledEpisode(self.source.episode(index), self.fps, self.tolerance)
+        )
 
 
 class ResampledEpisode:
@@ -116,7 +120,7 @@ class ResampledEpisode:
         self.num_frames = len(self.source_indices)
         self._seconds = seconds
 
-    @property
+    @cached_property
     def actions(self) -> Float[np.ndarray, "t a"] | None:
         """Mean rates over the time since the frame before; the first row of a segment is the step
         into its source frame."""

@@ -56,7 +56,7 @@ class TimedPoses:
     """vx, vy (m/s) in the ego frame of that moment; None = not recorded."""
     acceleration: Float[np.ndarray, "n 2"] | None = None
     """ax, ay (m/s^2) in the ego frame of that moment, as an inertial sensor feels it (ay holds the
-    centripetal part); None = not recorded."""
+    centripetal part); used beside a velocity only. None = not recorded."""
     name: str = "the drive"
     """Says in messages which drive it is."""
 

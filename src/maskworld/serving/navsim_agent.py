@@ -13,6 +13,9 @@ with the same methods, which is how it is tested here. navsim is not imported be
 
 What a user must know:
 
+- NAVSIM v1.1 pins Python 3.9 and NumPy 1.23.4, maskworld needs Python 3.11 and NumPy 1.26: one
+  environment holds both only with NAVSIM's pins loosened (its setup accepts newer Pythons). We have
+  tested against its published interfaces, not inside a running NAVSIM.
 - NAVSIM shows four frames of the past at 2 Hz: -1.5, -1, -0.5 and 0 s. A model that was trained on
   other moments (8 Hz, say) gets for each of its `num_past` frames the one nearest in time, so
   frames repeat and the past looks jerky to it; making such an agent warns once. Train with past

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,14 +58,14 @@ class DriveEpisode:
     def num_frames(self) -> int:
         return len(self.files)
 
-    @property
+    @cached_property
     def segments(self) -> list[tuple[int, int]]:
         """Half-open frame ranges without a pause."""
         steps = np.diff(self.timestamps) / 1e6
         cuts = [0, *(np.flatnonzero(steps > self.max_cut) + 1).tolist(), self.num_frames]
         return list(pairwise(cuts))
 
-    @property
+    @cached_property
     def actions(self) -> Float[np.ndarray, "t 2"]:
         return speed_and_yaw_rate(self._seconds, self.poses.at(self._seconds))
 
@@ -90,7 +91,7 @@ class DriveEpisode:
             token=self.tokens[frame] if self.tokens else "",
         )
 
-    @property
+    @cached_property
     def _seconds(self) -> Float[np.ndarray, " n"]:
         return self.timestamps / 1e6
 

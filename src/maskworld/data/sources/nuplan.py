@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from maskworld.data.episodes import Recent
 from maskworld.data.sources.drives import DriveEpisode
 from maskworld.data.trajectories import TimedPoses, headings
 
@@ -71,6 +72,7 @@ class NuPlanSource:
     ) -> None:
         self.cameras, self.fps = list(cameras), PICTURE_FPS
         self._sensors = Path(sensors) if sensors is not None else Path()
+        self._recent: Recent[Path, DriveEpisode] = Recent(size=4)
         logs = Path(logs)
         self._paths = [logs] if logs.is_file() else sorted(logs.glob("*.db"))
         if not self._paths or not cameras:
@@ -102,6 +104,9 @@ class NuPlanSource:
             ValueError: as `poses`, or the log has no pictures of all the cameras.
         """
         path = self._path(index)
+        return self._recent.get(path, lambda: self._read(path))
+
+    def _read(self, path: Path) -> DriveEpisode:
         poses = _read_poses(path)
         views = [_query(path, _PICTURES, (camera,)) for camera in self.cameras]
         rows = [row for first in views[0] if (row := _matched(first, views[1:]))]

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from maskworld.data.episodes import Recent
 from maskworld.data.sources.drives import DriveEpisode
 from maskworld.data.trajectories import TimedPoses, headings
 
@@ -72,6 +73,7 @@ class OpenSceneSource:
         self.cameras, self.fps = list(cameras), FPS
         self._sensors = Path(sensors) if sensors is not None else Path()
         self._paths = _find_logs(Path(logs), names)
+        self._recent: Recent[Path, DriveEpisode] = Recent(size=4)
         if not cameras:
             raise ValueError("Expected a camera or more, found none: CAM_F0 is the front camera.")
 
@@ -87,6 +89,9 @@ class OpenSceneSource:
         if not 0 <= index < len(self):
             raise ValueError(f"There are {len(self)} logs here, asked for number {index}.")
         path = self._paths[index]
+        return self._recent.get(path, lambda: self._read(path))
+
+    def _read(self, path: Path) -> DriveEpisode:
         rows = _read_log(path, self.cameras)
         state = np.array([row["ego_dynamic_state"] for row in rows], dtype=np.float64)
         xy = np.array([row["ego2global_translation"][:2] for row in rows], dtype=np.float64)
