@@ -33,6 +33,7 @@ VERBS = (
     Verb("train", "Train a recipe on your videos, images, datasets or tokens."),
     Verb("generate", "Dream a video from text, an image, actions or parts of a video."),
     Verb("evaluate", "Score a model on held-out data, beside trivial baselines."),
+    Verb("score", "Score plans that are already there, without a model.", True),
     Verb("recipes", "List the recipes, or read one."),
     Verb("doctor", "Check this machine: what works, what is missing, what to do."),
 )

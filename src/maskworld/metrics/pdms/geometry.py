@@ -47,7 +47,7 @@ class Outline:
     high: Float[np.ndarray, " 2"]
     axis: int
     """0: slabs across x, edges are functions of x; 1: the other way."""
-    breaks: Float[np.ndarray, " s+1"]
+    breaks: Float[np.ndarray, " b"]
     start: Float[np.ndarray, "e s"]
     """Height of an edge where its slab begins."""
     slope: Float[np.ndarray, "e s"]
@@ -93,7 +93,7 @@ class Outline:
 
 def _slabs(
     across: Float[np.ndarray, " n"], height: Float[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " s+1"], Float[np.ndarray, "e s"], Float[np.ndarray, "e s"]]:
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "e s"], Float[np.ndarray, "e s"]]:
     """Breaks, and the edges over each slab in rows of equal number."""
     breaks = np.unique(across)
     ends = np.stack([across, np.roll(across, -1)])
@@ -117,7 +117,7 @@ class Line:
     """A polyline on which points are projected."""
 
     points: Float[np.ndarray, "n 2"]
-    directions: Float[np.ndarray, "n-1 2"]
+    directions: Float[np.ndarray, "m 2"]
     """Unit vectors; 0 for a segment without length."""
     starts: Float[np.ndarray, " n"]
     """Distance along the line to each point."""

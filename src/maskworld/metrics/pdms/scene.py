@@ -38,6 +38,8 @@ AGENT_TYPES = ("vehicle", "pedestrian", "bicycle")
 STATIC_TYPES = ("traffic_cone", "barrier", "czone_sign", "generic_object")
 """Classes that count as standing whatever their velocity; a collision with one scores 0.5."""
 
+ROW_HINT = "a row is x, y, heading, vx, vy, or null"
+
 
 @dataclass(frozen=True)
 class EgoState:
@@ -113,7 +115,8 @@ class Agent:
     type: str
     length: float
     width: float
-    states: Float[np.ndarray, "51 5"]
+    states: Float[np.ndarray, "n 5"]
+    """n at most 51 when given; 51 rows afterwards."""
 
     def __post_init__(self) -> None:
         where = f"agents[{self.token!r}]"
@@ -238,24 +241,44 @@ class PDMScene:
                 )
         names = [item.name for item in fields(EgoState)]
         check_keys(data["ego"], names[:3], names[3:], "ego")
-        polygons = []
-        for i, item in enumerate(data["polygons"]):
-            check_keys(item, ("id", "type", "xy"), ("on_route",), f"polygons[{i}]")
-            on_route = bool(item.get("on_route", False))
-            polygons.append(MapPolygon(str(item["id"]), item["type"], on_route, item["xy"]))
-        agents = []
-        for i, item in enumerate(data["agents"]):
-            check_keys(item, [f.name for f in fields(Agent)], (), f"agents[{i}]")
-            agents.append(Agent(**{**item, "token": str(item["token"])}))
+        ego = {key: float(as_array(v, f"ego.{key}", ())) for key, v in data["ego"].items()}
+        reference = data.get("reference", "idm")
+        if not isinstance(reference, str):
+            reference = checked_plan(reference, "reference")
+        limit = data.get("speed_limit")
+        polygons = [_read_polygon(p, f"polygons[{i}]") for i, p in enumerate(data["polygons"])]
         return cls(
-            ego=EgoState(**data["ego"]),
+            ego=EgoState(**ego),
             polygons=tuple(polygons),
-            centerline=data["centerline"],
-            agents=tuple(agents),
-            plans=data.get("plans", {}),
-            reference=data.get("reference", "idm"),
-            speed_limit=data.get("speed_limit"),
+            centerline=as_array(data["centerline"], "centerline", (None, 3)),
+            agents=tuple(_read_agent(a, f"agents[{i}]") for i, a in enumerate(data["agents"])),
+            plans={
+                name: checked_plan(plan, f"plans[{name!r}]")
+                for name, plan in data.get("plans", {}).items()
+            },
+            reference=reference,
+            speed_limit=None if limit is None else float(as_array(limit, "speed_limit", ())),
         )
+
+
+def _read_polygon(item: Any, where: str) -> MapPolygon:
+    check_keys(item, ("id", "type", "xy"), ("on_route",), where)
+    xy = as_array(item["xy"], f"{where}.xy", (None, 2))
+    return MapPolygon(str(item["id"]), str(item["type"]), bool(item.get("on_route", False)), xy)
+
+
+def _read_agent(item: Any, where: str) -> Agent:
+    check_keys(item, [each.name for each in fields(Agent)], (), where)
+    rows = item["states"]
+    if isinstance(rows, Sequence):
+        rows = [[math.nan] * 5 if row is None else row for row in rows]
+    return Agent(
+        token=str(item["token"]),
+        type=str(item["type"]),
+        length=float(as_array(item["length"], f"{where}.length", ())),
+        width=float(as_array(item["width"], f"{where}.width", ())),
+        states=as_array(rows, f"{where}.states", (None, 5), hint=ROW_HINT),
+    )
 
 
 def read_scene(path: Path | str) -> PDMScene:
@@ -298,10 +321,8 @@ def _checked_line(line: Any) -> Float[np.ndarray, "n 3"]:
 
 
 def _full_states(states: Any, where: str) -> Float[np.ndarray, "51 5"]:
-    """`states` as 51 rows; None becomes a row of NaN, the last row is repeated."""
-    if not isinstance(states, np.ndarray) and isinstance(states, Sequence):
-        states = [[math.nan] * 5 if row is None else row for row in states]
-    rows = as_array(states, where, (None, 5), hint="a row is x, y, heading, vx, vy, or null")
+    """`states` as 51 rows: the last one is repeated."""
+    rows = as_array(states, where, (None, 5), hint=ROW_HINT)
     if not 1 <= len(rows) <= NUM_STATES:
         raise ValueError(
             f"{where}: expected 1 to {NUM_STATES} rows (10 Hz, t = 0 to 5 s), found {len(rows)}."

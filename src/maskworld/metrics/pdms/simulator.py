@@ -66,7 +66,7 @@ def track(plans: Plans, ego: EgoState) -> Poses:
     knots[..., 2] = np.unwrap(knots[..., 2], axis=1)
     share = np.arange(PLAN_STRIDE)[:, None] / PLAN_STRIDE
     between = knots[:, :-1, None] * (1 - share) + knots[:, 1:, None] * share  # p 8 5 3
-    poses = np.concatenate([between.reshape(len(plans), -1, 3), knots[:, -1:]], axis=1)
+    poses = np.concatenate([between.reshape(len(plans), NUM_TICKS - 1, 3), knots[:, -1:]], axis=1)
     poses[..., 2] = wrap(poses[..., 2])
     return poses
 
