@@ -398,3 +398,16 @@ def test_half_precision_stays_close_and_keeps_its_dtype() -> None:
     assert found.dtype == torch.bfloat16
     error = (found - expected).detach().abs().mean()
     assert float(error) < 0.03 * float(expected.detach().abs().mean())
+
+
+@pytest.mark.filterwarnings("error:Mismatch dtype")
+def test_mixed_precision_training_stays_close_and_reaches_every_parameter() -> None:
+    model, given = randomised(LTXDiT(TINY)).float(), inputs()
+    given = {k: v.float() if v.is_floating_point() else v for k, v in given.items()}
+    expected = model(**given).velocity.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(**given).velocity
+    found.float().square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    error = (found - expected).detach().abs().mean()
+    assert float(error) < 0.03 * float(expected.abs().mean())

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, modulate, regroup
 from maskworld.nn.attention import attend
+from maskworld.nn.norm import RMSNorm
 from maskworld.nn.rope import grid_positions, rotary_table, rotate
 
 __all__ = ["LTXConfig", "LTXDiT", "LTXOutput", "VelocityHead", "grid_positions"]
@@ -94,8 +95,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        self.norm_query = nn.RMSNorm(dim, eps=eps)
-        self.norm_key = nn.RMSNorm(dim, eps=eps)
+        self.norm_query = RMSNorm(dim, eps)
+        self.norm_key = RMSNorm(dim, eps)
 
     def forward(
         self,
