@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from nuscenes_tables import SPEED, YAW_RATE, make_nuscenes
 
+from maskworld.data.dataset import ClipDataset
 from maskworld.data.resampling import ResampledSource
 from maskworld.data.sources.nuscenes import NuScenesSource
 from maskworld.data.trajectories import LEFT, UNKNOWN, UncutMoment
+from maskworld.data.windows import ClipIndex
 
 
 def edit(root: Path, table: str, change: Any) -> None:
@@ -209,3 +211,13 @@ def test_a_scene_is_resampled_from_twelve_to_eight_hertz(tmp_path: Path) -> None
     assert episode.actions is not None
     np.testing.assert_allclose(episode.actions[:, 0], SPEED, rtol=1e-4)
     assert episode.plan_at(20).token == f"scene-0001@{episode.timestamps[20]}"
+
+
+def test_clips_of_eight_hertz_are_cut_from_a_resampled_scene(tmp_path: Path) -> None:
+    source = ResampledSource(NuScenesSource(make_nuscenes(tmp_path, num_keyframes=17)), 8.0)
+    dataset = ClipDataset(source, ClipIndex(source, 9, 1, 8))
+    assert len(dataset) == 2 * 8  # 65 frames a scene
+    clip = dataset[1]
+    assert clip.frames is not None
+    assert (clip.fps, clip.frames.shape) == (8.0, (1, 9, 3, 18, 32))
+    np.testing.assert_allclose(clip.frames[0, [0, 8], 0, 9, 16], [12, 24], atol=3)
