@@ -5,8 +5,8 @@ proposal follows the leader of its path by the intelligent driver model (IDM) am
 forecast straight on; all are simulated and scored against the same forecast.
 
 Reference: Dauner et al., Parting with Misconceptions about Learning-based Vehicle Motion Planning
-(2023), section 4; IDM: Treiber et al., Congested traffic states (2000), Eqs. 1-2. Numbers and
-quirks are those of the code released with NAVSIM v1.1.
+(2023), section 4; IDM: Treiber et al., Congested traffic states (2000). Numbers and quirks are
+those of the code released with NAVSIM v1.1.
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ def idm_acceleration(
 ) -> Float[np.ndarray, "*n"]:
     """m/s^2 behind a leader: its position, its speed, its length at the rear.
 
-    Reference: Treiber et al. (2000), Eqs. 1-2; the gap is at least 1 m, the result is clipped.
+    Reference: Treiber et al. (2000), desired gap and acceleration of the IDM; here the gap is at
+    least 1 m and the result is clipped to [-3, 1.5].
     """
     approach = speed * (speed - leaders[..., 1]) / (2 * np.sqrt(ACCELERATION * DECELERATION))
-    wanted = MIN_GAP + HEADWAY * speed + approach  # Eq. 2
+    wanted = MIN_GAP + HEADWAY * speed + approach
     gap = np.maximum(leaders[..., 0] - progress - leaders[..., 2], MIN_GAP)
     free = (speed / target_speed) ** EXPONENT
-    acceleration = ACCELERATION * (1 - free - (wanted / gap) ** 2)  # Eq. 1
-    return np.clip(acceleration, -DECELERATION, ACCELERATION)
+    acceleration = ACCELERATION * (1 - free - (wanted / gap) ** 2)
+    return np.minimum(np.maximum(acceleration, -DECELERATION), ACCELERATION)
 
 
 @dataclass
@@ -82,13 +83,17 @@ class RollOut:
 
     def advance(self, num_ticks: int) -> None:
         """Rolls on: explicit Euler, a new leader at every even tick."""
-        for _ in range(num_ticks):
-            tick, now = self.progress.shape[1], self.progress[:, -1]
+        first = self.progress.shape[1]
+        grown = np.empty((len(self.progress), first + num_ticks))
+        grown[:, :first] = self.progress
+        for tick in range(first, first + num_ticks):
+            now = grown[:, tick - 1]
             if tick % HOLD == 0:
                 self.leaders = self.search.leaders(tick, self.path_index, now)
             acceleration = idm_acceleration(now, self.speeds, self.target_speeds, self.leaders)
-            self.progress = np.column_stack([self.progress, now + DT * self.speeds])
+            grown[:, tick] = now + DT * self.speeds
             self.speeds = self.speeds + DT * acceleration
+        self.progress = grown
 
     def only(self, row: int) -> RollOut:
         """The roll-out of one proposal alone."""
@@ -104,9 +109,8 @@ class RollOut:
 
     def poses(self) -> Float[np.ndarray, "p t 3"]:
         """Global x, y, heading at every tick so far."""
-        paths = self.search.paths
-        poses = [paths[k].poses_at(row) for k, row in zip(self.path_index, self.progress)]
-        return np.stack(poses)
+        index = np.broadcast_to(self.path_index[:, None], self.progress.shape)
+        return self.search.paths.poses_at(index, self.progress)
 
 
 def plan_closed(scene: PDMScene) -> ClosedPlan:
@@ -124,7 +128,7 @@ def plan_closed(scene: PDMScene) -> ClosedPlan:
     sub_scores = score_states(states, scene.road, scene.line, tracks)
     scores = sub_scores.pdms(sub_scores.pooled_progress())
     index = int(scores.argmax())
-    winner = roll_out.only(index)
+    winner = roll_out.only(index)  # nobody is left to share its leader record with
     winner.advance(NUM_STATES - NUM_TICKS)
     return ClosedPlan(winner.poses()[0], index, scores)
 
@@ -135,7 +139,7 @@ def start_proposals(scene: PDMScene) -> RollOut:
     pose = ego.state[:3]
     limit = UNKNOWN_LIMIT if scene.speed_limit is None else scene.speed_limit
     paths = offset_paths(scene.centerline)
-    start = np.concatenate([path.project(pose[None, :2]) for path in paths])
+    start = np.concatenate([paths.project(k, pose[None, :2]) for k in range(len(paths))])
     forecast = forecast_tracks(scene.agents, box_centre(pose))
     targets = limit * np.array(FRACTIONS)
     search = prepare_search(paths, start, CORRIDOR_SECONDS * float(targets.max()), forecast, pose)

@@ -9,7 +9,7 @@ import shapely
 from jaxtyping import Bool, Float, Int
 from shapely.geometry.base import BaseGeometry
 
-from maskworld.metrics.pdms.closed_paths import Path
+from maskworld.metrics.pdms.closed_paths import Paths
 from maskworld.metrics.pdms.forecast import HOLD, Forecast
 from maskworld.metrics.pdms.vehicle import LENGTH, box_corners
 
@@ -24,7 +24,7 @@ class LeaderSearch:
     Axis `h` counts forecasts, `k` paths, `n` tracks.
     """
 
-    paths: tuple[Path, ...]
+    paths: Paths
     corridors: tuple[BaseGeometry, ...]
     forecast: Forecast
     boxes: np.ndarray
@@ -42,38 +42,41 @@ class LeaderSearch:
     ) -> Float[np.ndarray, "p 3"]:
         """Leaders at an even tick: position along the path, speed along it, length at the rear.
 
-        `progress` is how far each proposal was one tick ago.
+        `progress` is how far each proposal was one tick ago. Proposals of a path stand together.
         """
         number = tick // HOLD
+        positions, speeds = self.paths.lengths[path_index], np.zeros(len(progress))
         blocked = np.zeros(len(progress), dtype=bool)
-        positions, speeds = np.zeros(len(progress)), np.zeros(len(progress))
         if self.may_block[number]:
             ahead = self.along[number, path_index] > progress[:, None]
             blocked = ahead.any(axis=1)
-            for k in np.unique(path_index[blocked]).tolist():
-                rows = np.flatnonzero(blocked & (path_index == k))
-                poses = self.paths[k].poses_at(progress[rows])
-                gaps, nearest = self._nearest(number, k, poses, ahead[rows])
-                positions[rows] = progress[rows] + gaps
-                turned = self.forecast.headings[nearest] - poses[:, 2]
-                speeds[rows] = self.forecast.speeds[nearest] * np.cos(turned)
-        lengths = np.array([path.length for path in self.paths])[path_index]
-        return _shared_records(path_index, blocked, np.where(blocked, positions, lengths), speeds)
+        if blocked.any():
+            rows = np.flatnonzero(blocked)
+            poses = self.paths.poses_at(path_index[rows], progress[rows])
+            gaps, nearest = self._nearest(number, path_index[rows], poses, ahead[rows])
+            positions[rows] = progress[rows] + gaps
+            turned = self.forecast.headings[nearest] - poses[:, 2]
+            speeds[rows] = self.forecast.speeds[nearest] * np.cos(turned)
+        return _shared_records(path_index, blocked, positions, speeds)
 
     def _nearest(
-        self, number: int, k: int, poses: Float[np.ndarray, "q 3"], ahead: Bool[np.ndarray, "q n"]
+        self,
+        number: int,
+        path_index: Int[np.ndarray, " q"],
+        poses: Float[np.ndarray, "q 3"],
+        ahead: Bool[np.ndarray, "q n"],
     ) -> tuple[Float[np.ndarray, " q"], Int[np.ndarray, " q"]]:
-        """Distance from the ego box at each pose to the nearest track ahead, and which it is."""
-        columns = np.flatnonzero(ahead.any(axis=0))
-        egos = shapely.polygons(box_corners(poses))
-        gaps = shapely.distance(egos[:, None], self.boxes[number, columns])
-        gaps = np.where(ahead[:, columns], gaps, np.inf)
-        if ((gaps == 0).sum(axis=1) > 1).any():
-            found = self._search_order(number, k)
-            order = np.argsort([found.index(column) for column in columns.tolist()])
-            columns, gaps = columns[order], gaps[:, order]
+        """Distance from the car's box at each pose to the nearest track ahead, and which it is."""
+        row, column = np.nonzero(ahead)
+        cars = shapely.polygons(box_corners(poses))
+        gaps = np.full(ahead.shape, np.inf)
+        gaps[row, column] = shapely.distance(cars[row], self.boxes[number, column])
         nearest = gaps.argmin(axis=1)
-        return gaps[np.arange(len(gaps)), nearest], columns[nearest]
+        shortest = gaps[np.arange(len(gaps)), nearest]
+        for i in np.flatnonzero((gaps == 0).sum(axis=1) > 1).tolist():
+            found = self._search_order(number, int(path_index[i]))
+            nearest[i] = next(track for track in found if gaps[i, track] == 0)
+        return shortest, nearest
 
     def _search_order(self, number: int, k: int) -> list[int]:
         """Tracks in the order in which the released code's tree of all boxes returns them.
@@ -86,7 +89,7 @@ class LeaderSearch:
 
 
 def prepare_search(
-    paths: tuple[Path, ...],
+    paths: Paths,
     start: Float[np.ndarray, " k"],
     reach: float,
     forecast: Forecast,
@@ -102,16 +105,14 @@ def prepare_search(
     moves = forecast.speeds > 0
     to_search = np.broadcast_to(~is_in_contact & moves, boxes.shape).copy()
     to_search[0] = ~is_in_contact  # what stands is searched once
-    corridors = tuple(
-        path.corridor(float(first), reach) for path, first in zip(paths, start, strict=True)
-    )
+    corridors = tuple(paths.corridor(k, float(start[k]), reach) for k in range(len(paths)))
     along = np.full((num_holds, len(paths), num_tracks), -np.inf)
-    for k, (path, corridor) in enumerate(zip(paths, corridors, strict=True)):
-        shapely.prepare(corridor)
-        h, n = np.nonzero(to_search)
-        inside = shapely.intersects(corridor, boxes[h, n])
-        h, n = h[inside], n[inside]
-        along[h, k, n] = path.project(forecast.centres[h, n])
+    shapely.prepare(corridors)
+    rows, columns = np.nonzero(to_search)
+    for k, corridor in enumerate(corridors):
+        inside = shapely.intersects(corridor, boxes[rows, columns])
+        h, n = rows[inside], columns[inside]
+        along[h, k, n] = paths.project(k, forecast.centres[h, n])
     along[:, :, ~moves] = along[:1, :, ~moves]
     return LeaderSearch(
         paths=paths,
@@ -141,12 +142,16 @@ def _shared_records(
         leaders[:, 2] = LENGTH / 2
         return leaders
     path, speed, rear = -1, 0.0, 0.0
-    for i in range(len(path_index)):
-        if path_index[i] != path:
-            path, speed, rear = path_index[i], 0.0, 0.0
-        if blocked[i]:
-            speed = speeds[i]
+    fields = []
+    for own_path, is_blocked, own_speed in zip(
+        path_index.tolist(), blocked.tolist(), speeds.tolist()
+    ):
+        if own_path != path:
+            path, speed, rear = own_path, 0.0, 0.0
+        if is_blocked:
+            speed = own_speed
         else:
             rear = LENGTH / 2
-        leaders[i, 1:] = speed, rear
+        fields.append((speed, rear))
+    leaders[:, 1:] = fields
     return leaders

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import shapely
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import substring
 
@@ -22,57 +22,76 @@ FIRST_DISTANCE = 1e-5
 """m; poses are never read nearer to a path's start than this."""
 
 
-@dataclass(frozen=True)
-class Path:
-    """A line of poses x, y, heading in the global frame; headings are unwrapped."""
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Lines of equally many poses x, y, heading in the global frame; headings are unwrapped."""
 
-    poses: Float[np.ndarray, "m 3"]
+    poses: Float[np.ndarray, "k m 3"]
 
-    @cached_property
-    def line(self) -> shapely.LineString:
-        """The chords."""
-        return shapely.LineString(self.poses[:, :2])
+    def __len__(self) -> int:
+        return len(self.poses)
 
     @cached_property
-    def starts(self) -> Float[np.ndarray, " m"]:
-        """Distance along the path of each pose, m."""
-        steps = np.diff(self.poses[:, :2], axis=0)
-        return np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
+    def lines(self) -> list[shapely.LineString]:
+        """The chords of each path."""
+        lines: list[shapely.LineString] = shapely.linestrings(self.poses[..., :2]).tolist()
+        return lines
+
+    @cached_property
+    def starts(self) -> Float[np.ndarray, "k m"]:
+        """Distance along its path of each pose, m."""
+        steps = np.diff(self.poses[..., :2], axis=1)
+        lengths = np.cumsum(np.hypot(steps[..., 0], steps[..., 1]), axis=1)
+        return np.pad(lengths, ((0, 0), (1, 0)))
 
     @property
-    def length(self) -> float:
+    def lengths(self) -> Float[np.ndarray, " k"]:
         """m."""
-        return float(self.starts[-1])
+        return self.starts[:, -1]
 
-    def project(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
-        """Distance along the path of its point nearest to each of `points`.
+    def project(self, k: int, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
+        """Distance along path k of its point nearest to each of `points`.
 
         By shapely, as released: where the car stands on a vertex of a curved centreline, two points
         of a path beside it are as near up to rounding, and the start depends on which is taken.
         """
-        return np.asarray(shapely.line_locate_point(self.line, shapely.points(points)))
+        return np.asarray(shapely.line_locate_point(self.lines[k], shapely.points(points)))
 
-    def poses_at(self, along: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n 3"]:
-        """Poses at distances along the path, kept within its ends."""
-        inside = np.clip(along, FIRST_DISTANCE, self.length)
-        columns = [np.interp(inside, self.starts, column) for column in self.poses.T]
-        return np.stack(columns, axis=-1)
+    def poses_at(
+        self, index: Int[np.ndarray, "*n"], along: Float[np.ndarray, "*n"]
+    ) -> Float[np.ndarray, "*n 3"]:
+        """Poses at distances along the paths of `index`, kept within their ends."""
+        lengths, num_poses = self.lengths, self.starts.shape[1]
+        inside = np.clip(along, FIRST_DISTANCE, lengths[index])
+        # One search for all paths: each has its own range of keys.
+        keys, apart = self._keys
+        found = keys.searchsorted(inside + apart * index, side="right") - 1
+        left = np.clip(found, num_poses * index, num_poses * index + num_poses - 2)
+        starts, poses = self.starts.reshape(-1), self.poses.reshape(-1, 3)
+        chord = starts[left + 1] - starts[left]
+        share = (inside - starts[left]) / np.where(chord > 0, chord, 1.0)
+        return poses[left] + share[..., None] * (poses[left + 1] - poses[left])
 
-    def corridor(self, start: float, reach: float) -> BaseGeometry:
-        """What the car sweeps from `start` over `reach` m: the path's own vertices, widened.
+    @cached_property
+    def _keys(self) -> tuple[Float[np.ndarray, " km"], float]:
+        apart = float(self.lengths.max()) + 1.0
+        return (self.starts + apart * np.arange(len(self))[:, None]).reshape(-1), apart
+
+    def corridor(self, k: int, start: float, reach: float) -> BaseGeometry:
+        """What the car sweeps on path k from `start` over `reach` m: the path's vertices, widened.
 
         The line ends at the last vertices inside the interval, not at its ends, so a coarse path
         has a short corridor. With fewer than two vertices inside, the exact piece is taken.
         """
-        inside = (self.starts >= start) & (self.starts <= start + reach)
+        inside = (self.starts[k] >= start) & (self.starts[k] <= start + reach)
         if inside.sum() >= 2:
-            piece = shapely.LineString(self.poses[inside, :2])
+            piece = shapely.LineString(self.poses[k, inside, :2])
         else:
-            piece = substring(self.line, start, start + reach)
+            piece = substring(self.lines[k], start, start + reach)
         return piece.buffer(WIDTH / 2, cap_style="square")
 
 
-def offset_paths(centreline: Float[np.ndarray, "m 3"]) -> tuple[Path, ...]:
+def offset_paths(centreline: Float[np.ndarray, "m 3"]) -> Paths:
     """The centreline and its copies, each point moved along the normal of its own heading.
 
     Raises:
@@ -84,15 +103,15 @@ def offset_paths(centreline: Float[np.ndarray, "m 3"]) -> tuple[Path, ...]:
             f"{len(centreline)}: give the scene its route, or an explicit reference."
         )
     headings = np.unwrap(centreline[:, 2])
-    # Not (-sin, cos), which is the same but for the last bit: see `Path.project`.
+    # Not (-sin, cos), which is the same but for the last bit: see `Paths.project`.
     left = np.stack([np.cos(headings + np.pi / 2), np.sin(headings + np.pi / 2)], axis=1)
-    paths = []
-    for offset in OFFSETS:
-        path = Path(np.column_stack([centreline[:, :2] - offset * left, headings]))
-        if path.length == 0:
-            raise ValueError(
-                f"Expected a centreline of some length, found all {len(centreline)} points in one "
-                f"place after an offset of {offset} m: give the scene its route."
-            )
-        paths.append(path)
-    return tuple(paths)
+    points = centreline[:, :2] - np.array(OFFSETS)[:, None, None] * left  # k m 2
+    turned = np.broadcast_to(headings[:, None], (len(OFFSETS), len(headings), 1))
+    paths = Paths(np.concatenate([points, turned], axis=2))
+    if not (paths.lengths > 0).all():
+        offset = OFFSETS[int(paths.lengths.argmin())]
+        raise ValueError(
+            f"Expected a centreline of some length, found all {len(centreline)} points in one "
+            f"place after an offset of {offset} m: give the scene its route."
+        )
+    return paths
