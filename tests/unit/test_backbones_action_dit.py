@@ -277,6 +277,25 @@ def test_chunks_of_robot_actions_need_no_ego() -> None:
     assert out.velocity.shape == (2, 9, 15)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_near_full_precision(autocast: bool) -> None:
+    model, bank = awake().float(), bank_of()
+    bank = FeatureBank(tuple(state.float() for state in bank.states))
+    a, t, ego = (x.float() for x in inputs())
+    exact = model(a, t, bank, ego).velocity
+    if autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(a, t, bank, ego, (2,))
+    else:
+        bank = FeatureBank(tuple(state.bfloat16() for state in bank.states))
+        rough = model.bfloat16()(a.bfloat16(), t, bank, ego.bfloat16(), (2,))
+        assert rough.states[2].dtype == torch.bfloat16
+    assert rough.velocity.dtype == torch.bfloat16
+    error = (rough.velocity - exact).abs().max() / exact.abs().max()
+    assert error < 0.05
+
+
 def test_what_does_not_fit_is_refused() -> None:
     model, bank = awake(), bank_of()
     a, t, ego = inputs()

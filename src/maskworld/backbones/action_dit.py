@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, modulate
 from maskworld.nn.attention import attend
+from maskworld.nn.norm import RMSNorm
 from maskworld.nn.rope import rotary_table, rotate
 from maskworld.types import FeatureBank
 
@@ -337,8 +338,8 @@ class _Attention(nn.Module):
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(memory_dim, dim)
         self.to_v = nn.Linear(memory_dim, dim)
-        self.norm_q = nn.RMSNorm(dim, eps=1e-5)
-        self.norm_k = nn.RMSNorm(dim, eps=1e-5)
+        self.norm_q = RMSNorm(dim, eps=1e-5)
+        self.norm_k = RMSNorm(dim, eps=1e-5)
         self.out = nn.Linear(dim, dim)
 
     def project(
