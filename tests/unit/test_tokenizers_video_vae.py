@@ -93,7 +93,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def vae(folder: Path, **changes: Any) -> VideoVAE:
-    return VideoVAE(PretrainedVideoVAEConfig(str(folder), **changes))
+    return VideoVAE(PretrainedVideoVAEConfig.of(folder, **changes))
 
 
 def raw_latents(model: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -237,7 +237,7 @@ def test_config_survives_json() -> None:
 def test_strides_follow_a_config_that_does_not_say_them(tmp_path: Path) -> None:
     values = {"_class_name": "AutoencoderKLLTXVideo", "spatio_temporal_scaling": [True, True]}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    config = PretrainedVideoVAEConfig(str(tmp_path))
+    config = PretrainedVideoVAEConfig.of(tmp_path)
     assert (config.channels, config.stride, config.temporal_stride) == (128, 16, 4)
 
 
@@ -250,7 +250,7 @@ def test_wrong_clips_latents_and_tiles_are_refused(saved: Saved) -> None:
     with pytest.raises(ValueError, match="n tl 8 gh gw"):
         tokenizer.decode(torch.zeros(1, 2, 4, 2, 2))
     with pytest.raises(ValueError, match="multiples of the stride 32, found 80 and 64"):
-        vae(saved("0.9.0"), tile_size=80)
+        _ = vae(saved("0.9.0"), tile_size=80).model
 
 
 def test_missing_diffusers_says_how_to_install_it(
@@ -259,26 +259,26 @@ def test_missing_diffusers_says_how_to_install_it(
     folder = saved("0.9.0")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"pip install 'maskworld\[pretrained\]'"):
-        vae(folder)
+        _ = vae(folder).model
 
 
 def test_folders_of_something_else_are_refused(saved: Saved, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found no such folder"):
-        vae(tmp_path / "nothing")
+        _ = vae(tmp_path / "nothing").model
     with pytest.raises(ValueError, match=r"found no config\.json"):
-        vae(tmp_path)
+        _ = vae(tmp_path).model
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
     with pytest.raises(ValueError, match="found the config of AutoencoderKL:"):
-        vae(tmp_path)
+        _ = vae(tmp_path).model
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="damaged file"):
-        vae(tmp_path)
+        _ = vae(tmp_path).model
     shutil.copy(saved("0.9.0") / "config.json", tmp_path)
     with pytest.raises(ValueError, match=f"Expected {WEIGHTS_NAME} in .*, found none"):
-        vae(tmp_path)
+        _ = vae(tmp_path).model
     (tmp_path / "diffusion_pytorch_model.bin").touch()
     with pytest.raises(ValueError, match=r"found diffusion_pytorch_model\.bin, which could run"):
-        vae(tmp_path)
+        _ = vae(tmp_path).model
     assert read_vae_config(tmp_path)[0] == tmp_path
 
 
@@ -286,7 +286,7 @@ def test_damaged_and_foreign_weights_are_refused(saved: Saved, tmp_path: Path) -
     shutil.copy(saved("0.9.0") / "config.json", tmp_path)
     shutil.copy(saved("0.9.5") / WEIGHTS_NAME, tmp_path)
     with pytest.raises(ValueError, match="missing: "):
-        vae(tmp_path)
+        _ = vae(tmp_path).model
     (tmp_path / WEIGHTS_NAME).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="damaged one"):
-        vae(tmp_path)
+        _ = vae(tmp_path).model

@@ -42,8 +42,12 @@ DEFAULTS: dict[str, Any] = {
 class PretrainedVideoVAEConfig:
     """Where the VAE is, and how it decodes. What it looks like is said in its own config.json."""
 
-    path: str
-    """The VAE's folder, or the pipeline's folder around it (`vae/`)."""
+    path: str = ""
+    """The VAE's folder, or the pipeline's folder around it (`vae/`). It is read on first use."""
+    channels: int = 128
+    """Of the latents; this and the strides are LTX-Video's, and checked against the folder."""
+    stride: int = 32
+    temporal_stride: int = 8
     decode_timestep: float = 0.05
     """Time given to a timestep-conditioned decoder (LTX: 0.05); others ignore it."""
     decode_noise: float = 0.025
@@ -55,22 +59,21 @@ class PretrainedVideoVAEConfig:
     one_by_one: bool = False
     """Clip by clip instead of in a batch; saves memory."""
 
-    @property
-    def channels(self) -> int:
-        """Of the latents. This and the strides are read from the folder."""
-        return int(self._values["latent_channels"])
+    @classmethod
+    def of(cls, path: str | Path, **settings: Any) -> PretrainedVideoVAEConfig:
+        """The config of the VAE in a folder, sizes read from its config.json.
 
-    @property
-    def stride(self) -> int:
-        return _compression(self._values, "spatial_compression_ratio", "patch_size")
-
-    @property
-    def temporal_stride(self) -> int:
-        return _compression(self._values, "temporal_compression_ratio", "patch_size_t")
-
-    @property
-    def _values(self) -> dict[str, Any]:
-        return DEFAULTS | read_vae_config(self.path)[1]
+        Raises:
+            ValueError: no such folder, or no VAE in it.
+        """
+        values = DEFAULTS | read_vae_config(path)[1]
+        return cls(
+            path=str(path),
+            channels=int(values["latent_channels"]),
+            stride=_compression(values, "spatial_compression_ratio", "patch_size"),
+            temporal_stride=_compression(values, "temporal_compression_ratio", "patch_size_t"),
+            **settings,
+        )
 
 
 class VideoVAE(nn.Module):
@@ -79,18 +82,46 @@ class VideoVAE(nn.Module):
     The network moves with `.to()`, but is no part of `parameters()` and `state_dict()`.
     """
 
-    model: Any
-
     def __init__(self, config: PretrainedVideoVAEConfig) -> None:
         super().__init__()
         self.config = config
-        model = load_video_vae(config.path)
-        self.__dict__["model"] = model  # beside the registered modules
-        self.channels = int(model.config.latent_channels)
-        self.stride = int(model.spatial_compression_ratio)
-        self.temporal_stride = int(model.temporal_compression_ratio)
-        if config.tile_size is not None:
-            self._enable_tiling(config.tile_size, config.tile_overlap)
+        self.channels, self.stride = config.channels, config.stride
+        self.temporal_stride = config.temporal_stride
+        self.__dict__["_loaded"] = None  # beside the registered modules
+        self.__dict__["_moves"] = []  # casts and moves asked for before that
+
+    @property
+    def model(self) -> Any:
+        """The diffusers model, loaded on first use.
+
+        Raises:
+            ValueError: no path, nothing usable there, or latents of another shape.
+        """
+        if self._loaded is None:
+            config = self.config
+            if not config.path:
+                raise ValueError(
+                    "Expected the folder of the published video VAE, found none: pass --tokenizer "
+                    "with the vae folder of an LTX-Video release."
+                )
+            model = load_video_vae(config.path)
+            found = (
+                int(model.config.latent_channels),
+                int(model.spatial_compression_ratio),
+                int(model.temporal_compression_ratio),
+            )
+            expected = (config.channels, config.stride, config.temporal_stride)
+            if found != expected:
+                raise ValueError(
+                    f"Expected latents of (channels, stride, temporal stride) {expected}, found "
+                    f"{found} in {config.path}: say so in PretrainedVideoVAEConfig."
+                )
+            for move in self._moves:
+                model._apply(move)
+            self.__dict__["_loaded"] = model
+            if config.tile_size is not None:
+                self._enable_tiling(config.tile_size, config.tile_overlap)
+        return self._loaded
 
     @torch.no_grad()
     def encode(
@@ -148,7 +179,10 @@ class VideoVAE(nn.Module):
         return []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VideoVAE:
-        self.model._apply(fn, recurse)
+        if self._loaded is None:
+            self._moves.append(fn)
+        else:
+            self._loaded._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
     def _decode(self, z: Tensor, time: float | None, seed: int) -> Tensor:
