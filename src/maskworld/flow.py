@@ -60,6 +60,22 @@ def clean_estimate(
     return (z_t - over_channels(t, z_t) * v).to(z_t.dtype)
 
 
+def linear_velocity(
+    z_t: Float[Tensor, "b n d"],
+    t: Float[Tensor, "b n"],
+    mean: Float[Tensor, "b n d"],
+    variance: Float[Tensor, " d"],
+) -> Float[Tensor, "b n d"]:
+    """E[v | z_t] if z_0 had this mean and variance and nothing else were known.
+
+    What is left for a network is what the prior does not say; the idea of preconditioning (Karras
+    et al. 2022), for rectified flow. At t = 1 it is eps - mean. Ours.
+    """
+    time = over_channels(t, z_t)
+    centred = (z_t - (1 - time) * mean) / ((1 - time).square() * variance + time.square())
+    return time * centred - (mean + (1 - time) * variance * centred)
+
+
 def over_channels(t: Float[Tensor, "*lead"], z: Float[Tensor, "*shape"]) -> Float[Tensor, "*t"]:
     """`t` with trailing axes of size one, so that it multiplies `z`.
 
@@ -143,26 +159,6 @@ def velocity_loss(
             "give fewer past frames or longer clips."
         )
     return per_token.masked_fill(context, 0.0).sum() / count
-
-
-def group_times(t: Float[Tensor, "b n"], num_groups: int) -> Float[Tensor, "b g"]:
-    """One time per group of consecutive tokens (a frame), which lets a network modulate by group.
-
-    Raises:
-        ValueError: the tokens are not `num_groups` equal groups, or times differ within one.
-    """
-    if t.shape[1] % num_groups:
-        raise ValueError(
-            f"Expected tokens in {num_groups} groups of equal size, found {t.shape[1]} tokens: "
-            "give the number of latent frames."
-        )
-    grouped = t.unflatten(1, (num_groups, -1))
-    if not bool((grouped == grouped[..., :1]).all()):
-        raise ValueError(
-            f"Expected one time within each of {num_groups} groups of tokens, found several: "
-            "pass the times per token."
-        )
-    return grouped[..., 0]
 
 
 # --- times to train at

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maskworld.backbones.ltx import LTXConfig, LTXDiT, VelocityHead, grid_positions
-from maskworld.flow import group_times
+from maskworld.nn.adaln import merge_times
 from maskworld.weights.ltx import from_published, to_published
 
 TINY = LTXConfig(
@@ -201,18 +201,41 @@ def test_the_default_is_ltx_video_2b() -> None:
 # --- time, condition
 
 
-def test_times_per_sample_frame_and_token_are_the_same_where_they_agree() -> None:
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ([0.0, 0.0, 0.7, 0.7, 0.7, 0.7], [0.0, 0.7, 0.7]),
+        ([0.5] * 6, [0.5]),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.7], [0.0, 0.0, 0.0, 0.0, 0.0, 0.7]),
+        ([0.0, 0.0, 0.0, 0.7, 0.7, 0.7], [0.0, 0.7]),
+    ],
+)
+def test_times_merge_to_the_largest_equal_groups(row: list[float], expected: list[float]) -> None:
+    assert merge_times(torch.tensor([row])).tolist() == torch.tensor([expected]).tolist()
+    both = merge_times(torch.tensor([row, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]]))
+    assert both.tolist()[0] == torch.tensor(row).tolist()
+
+
+def test_times_per_sample_frame_and_token_are_the_same_where_they_agree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, given = randomised(LTXDiT(SILENT)), inputs(SILENT)
     per_frame = torch.rand(2, 3, generator=seeded(3), dtype=torch.float64)
-    per_token = per_frame.repeat_interleave(8, dim=1)
-    given["t"] = per_token
-    slow = model(**given).velocity
-    given["t"] = group_times(per_token, 3)
-    torch.testing.assert_close(model(**given).velocity, slow)
-    given["t"] = per_frame[:, 0]
-    fast = model(**given).velocity
-    given["t"] = per_frame[:, :1].expand(2, N)
-    torch.testing.assert_close(model(**given).velocity, fast)
+    per_frame[:, 0] = 0.0
+    given["t"] = per_frame.repeat_interleave(8, dim=1)
+    merged = model(**given)
+    assert merged.time.shape[1] == 3
+    given["t"] = per_frame
+    torch.testing.assert_close(model(**given).velocity, merged.velocity)
+    given["t"] = per_frame[:, 1]
+    per_sample = model(**given).velocity
+    given["t"] = per_frame[:, 1:2].expand(2, N)
+    torch.testing.assert_close(model(**given).velocity, per_sample)
+    monkeypatch.setattr("maskworld.backbones.ltx.merge_times", lambda t: t)
+    given["t"] = per_frame.repeat_interleave(8, dim=1)
+    unmerged = model(**given)
+    assert unmerged.time.shape[1] == N
+    torch.testing.assert_close(unmerged.velocity, merged.velocity)
 
 
 def test_a_condition_counts_like_an_addition_to_the_embedded_time() -> None:
@@ -243,7 +266,19 @@ def test_groups_that_do_not_fit_the_tokens_are_refused() -> None:
         model(**given)
     given["t"] = given["t"][:, :3]
     with pytest.raises(ValueError, match="per latent frame or per token"):
-        model(**given, condition=torch.zeros(2, 4, SILENT.dim).double())
+        model(**given, condition=torch.zeros(2, 5, SILENT.dim).double())
+
+
+def test_conditions_and_times_in_groups_of_unlike_size_meet() -> None:
+    """Times in 2 groups, conditions in 3: modulated in 6."""
+    model, given = randomised(LTXDiT(SILENT)), inputs(SILENT)
+    times = torch.rand(2, 2, generator=seeded(3), dtype=torch.float64)
+    conditions = torch.randn(2, 3, SILENT.dim, generator=seeded(4)).double()
+    found = model(**given | {"t": times}, condition=conditions)
+    assert found.time.shape[1] == 6
+    given["t"] = times.repeat_interleave(12, dim=1)
+    expected = model(**given, condition=conditions.repeat_interleave(8, dim=1)).velocity
+    torch.testing.assert_close(found.velocity, expected)
 
 
 # --- text

@@ -14,7 +14,6 @@ from maskworld.flow import (
     add_noise,
     check_sigmas,
     clean_estimate,
-    group_times,
     interpolate,
     linear_quadratic_sigmas,
     logit_shift,
@@ -115,15 +114,6 @@ def test_a_batch_of_only_context_is_refused() -> None:
     v, target = pair()
     with pytest.raises(ValueError, match="only context"):
         velocity_loss(v, target, torch.ones(3, 6, dtype=torch.bool))
-
-
-def test_times_grouped_by_frame_are_the_times_of_its_tokens() -> None:
-    t = torch.tensor([[0.0, 0.0, 0.7, 0.7], [0.0, 0.0, 0.2, 0.2]])
-    assert torch.equal(group_times(t, 2), torch.tensor([[0.0, 0.7], [0.0, 0.2]]))
-    with pytest.raises(ValueError, match="found several"):
-        group_times(t, 1)
-    with pytest.raises(ValueError, match="found 4 tokens"):
-        group_times(t, 3)
 
 
 # --- times to train at

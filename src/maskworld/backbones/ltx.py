@@ -22,7 +22,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, modulate, regroup
+from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, merge_times, modulate, regroup
 from maskworld.nn.attention import attend
 from maskworld.nn.norm import RMSNorm
 from maskworld.nn.rope import grid_positions, rotary_table, rotate
@@ -82,7 +82,8 @@ class LTXOutput:
     blocks: dict[int, Float[Tensor, "b n d"]]
     """Hidden states after the blocks that were asked for, by 1-based index."""
     time: Float[Tensor, "b g d"]
-    """Embedded time and condition: what a `VelocityHead` on `blocks` reads."""
+    """Embedded time and condition per group of n / g tokens: what a `VelocityHead` on `blocks`
+    reads."""
 
 
 class Attention(nn.Module):
@@ -214,7 +215,8 @@ class LTXDiT(nn.Module):
             x: latent tokens in any order that `positions` and `t` follow; with several views the
                 views of a scene are neighbours in the batch, bv = b * num_views.
             t: in [0, 1], per sample, per group of n / g consecutive tokens (a latent frame), or per
-                token (g = n). Coarser is cheaper and otherwise the same (`flow.group_times`).
+                token (g = n). Tokens that share a time share its embedding, however it is given;
+                finding them out per token costs a wait for the accelerator.
             positions: seconds, rows and columns (`nn.rope.grid_positions`); r is bv or 1.
             text: encoder states, one row per scene; views share it.
             text_mask: True = a real text token.
@@ -227,7 +229,10 @@ class LTXDiT(nn.Module):
                 range, times or conditions in groups that do not fit the tokens.
         """
         self._check(x, text, num_views, return_blocks, last_block)
-        modulation, embedded = self.adaln(t[:, None] if t.ndim == 1 else t, condition)
+        t = t[:, None] if t.ndim == 1 else t
+        if t.shape[1] == x.shape[1] and not torch.compiler.is_compiling():
+            t = merge_times(t)
+        modulation, embedded = self.adaln(t, condition)
         regroup(embedded, x.shape[1])  # refuses groups that do not fit, before any work
         table = rotary_table(
             positions, self.config.dim, self.config.rope_base, self.config.rope_theta

@@ -2,7 +2,7 @@
 
 Times and what follows from them come in groups `g`: 1 for a time per sample, the number of latent
 frames, or one per token. Consecutive n / g tokens share a group, and the modulation is broadcast
-within it instead of being stored per token.
+within it instead of being computed and stored per token.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class AdaLNSingle(nn.Module):
 
         Args:
             condition: added to the embedded time. Where times and conditions come in groups of
-                different size, the coarser is repeated (h = max(g, c)).
+                different size, both are repeated to the coarsest common ones, h = lcm(g, c).
         """
         embedded = self.time(t)
         if condition is not None:
-            num_groups = max(embedded.shape[1], condition.shape[1])
+            num_groups = math.lcm(embedded.shape[1], condition.shape[1])
             embedded = regroup(embedded, num_groups) + regroup(condition, num_groups)
         modulation = self.project(F.silu(embedded))
         return modulation.unflatten(-1, (self.num_parts, -1)), embedded
@@ -98,6 +98,17 @@ class VelocityHead(nn.Module):
         shift, scale = (self.table + embedded_time.unsqueeze(2)).unbind(dim=2)
         x = F.layer_norm(x, x.shape[-1:], eps=self.eps)
         return self.project(modulate(x, shift, scale))
+
+
+def merge_times(t: Float[Tensor, "b n"]) -> Float[Tensor, "b g"]:
+    """The same times for the largest equal groups of consecutive tokens that share one.
+
+    A context of whole frames before its future, the usual case, becomes a few groups; times drawn
+    per token stay as they are.
+    """
+    changes = (t[:, 1:] != t[:, :-1]).any(dim=0).nonzero().flatten() + 1
+    size = math.gcd(t.shape[1], *changes.tolist())
+    return t[:, ::size]
 
 
 def modulate(
