@@ -77,6 +77,16 @@ class PlanBatch:
         """Moves every tensor to `device`."""
         return _moved(self, device)
 
+    def rows(self, chosen: Bool[Tensor, " b"]) -> PlanBatch:
+        """The samples that `chosen` names."""
+        kept: dict[str, Any] = {
+            f.name: value[chosen]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        tokens = [token for token, is_kept in zip(self.tokens, chosen.tolist()) if is_kept]
+        return replace(self, **kept, tokens=tokens)
+
 
 @dataclass(frozen=True)
 class FeatureBank:
@@ -92,6 +102,15 @@ class FeatureBank:
     def detach(self) -> FeatureBank:
         """The same states without their graph."""
         return FeatureBank(tuple(state.detach() for state in self.states), self.attn_mask)
+
+    def repeated(self, count: int) -> FeatureBank:
+        """Every sample `count` times in a row."""
+        if count == 1:
+            return self
+        mask = None if self.attn_mask is None else self.attn_mask.repeat_interleave(count, dim=0)
+        return FeatureBank(
+            tuple(state.repeat_interleave(count, dim=0) for state in self.states), mask
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -135,6 +135,17 @@ class CausalPatchTokenizer(nn.Module):
         config = self.config
         check_video(frames, config.pixel_channels, self.stride, self.temporal_stride)
         return self._project(frames)
+
+    @torch.no_grad()
+    def still(self, latents: Float[Tensor, "n tl d gh gw"]) -> Float[Tensor, "n d gh gw"]:
+        """The latent that would follow if nothing moved: the last frame again and again."""
+        self._check_fitted()
+        last = rearrange(latents[:, -1], "n d gh gw -> n gh gw d")
+        count = self.temporal_stride if latents.shape[1] > 1 else 1
+        pixels = (self.later if latents.shape[1] > 1 else self.first).invert(last)
+        frame = rearrange(pixels, "n gh gw (s q) -> n gh gw s q", s=count)[..., -1, :]
+        group = repeat(frame, "n gh gw q -> n gh gw (s q)", s=self.temporal_stride)
+        return rearrange(self.later.project(group), "n gh gw d -> n d gh gw")
 
     def decode(self, latents: Float[Tensor, "n tl d gh gw"]) -> Float[Tensor, "n t c h w"]:
         """Frames, clipped to [-1, 1]."""

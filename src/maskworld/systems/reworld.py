@@ -1,0 +1,628 @@
+"""ReWorld: a world action model whose inner representations are trained directly.
+
+Xia et al. 2026, "ReWorld: Learning Better Representations for World Action Models",
+arXiv 2606.27504; it builds on DriveLaW (arXiv 2512.23421).
+
+A video transformer learns by rectified flow to turn noise into the future after given past frames.
+In its first denoising step its blocks hold what it expects of that future; an action transformer
+reads these states, block by block, and turns noise into a plan. Three losses shape the states
+themselves: heads at intermediate layers predict the video's velocity too (and guide the sampler),
+action states are pulled to what they read from the video, and plans are pushed away from unsafe
+ones nearby. Three stages, in this order: video, actions, both.
+
+| paper | here |
+|---|---|
+| Eq. 1, 2: z_t, L_Gen | `_video_terms` |
+| Eq. 3, 4: a_t, L_FM, the features F | `_action_terms`, `feature_bank` |
+| Eq. 5: L_Std, both at once | `training_loss`, stage "standard" |
+| Eq. 6-8: heads q_l, L_Mid, L_Video | `heads`, `_video_terms`; weight `intermediate_weight` |
+| Eq. 9: v_w, self-guidance gamma | `velocity_model`, `guidance.SelfGuided` |
+| Eq. 10-12: readout, L_align, stage 2 | `_action_terms`, `objectives/alignment.py` |
+| Eq. 13-15: hard negatives | `objectives/repulsion.py: select_hard_negative`, `Batch.plan` |
+| Eq. 16-19: delta map, L_RDE, stage 3 | `_action_terms`, `objectives/repulsion.py` |
+
+Deviations and readings: docs/adr/0009-reading-of-reworld.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from maskworld.backbones.action_dit import ActionDiT, ActionDiTConfig
+from maskworld.backbones.ltx import LTXConfig, LTXDiT, VelocityHead, grid_positions
+from maskworld.conditioning.ego import EgoEncoder
+from maskworld.conditioning.text import SmallTextConfig, T5TextConfig
+from maskworld.conditioning.trajectory import DeltaMap, TrajectoryNormaliser
+from maskworld.conditioning.video_prompt import EGO_SCALE, VideoPrompt, VideoPrompter
+from maskworld.flow import TimeSampling, add_noise, clean_estimate, linear_velocity
+from maskworld.guidance import drop_conditions
+from maskworld.interfaces import VelocityModel
+from maskworld.nn.pixels import to_unit
+from maskworld.nn.release import ReleaseMixin
+from maskworld.objectives.alignment import alignment_loss
+from maskworld.objectives.flow_matching import flow_matching_loss
+from maskworld.objectives.repulsion import repulsion_loss
+from maskworld.samplers.euler import euler
+from maskworld.samplers.flow_sampling import FlowSampling
+from maskworld.tokenizers.latent import (
+    CausalPatchConfig,
+    CausalPatchTokenizer,
+    LatentConfig,
+    PretrainedVideoVAEConfig,
+    build_latent_tokenizer,
+    decode_views,
+    encode_views,
+)
+from maskworld.types import Batch, FeatureBank, LossOutput, PlanBatch, Prompt
+
+STAGES = ("tokenizer", "video", "action", "joint", "standard")
+
+
+# ------------------------------------------------------------------------------------ 1. Config
+
+
+@dataclass(frozen=True)
+class ReWorldConfig:
+    """Everything that shapes the model. The paper's value beside each field; [?] = not given."""
+
+    video: LTXConfig = field(default_factory=LTXConfig)
+    """LTX-Video 2B: 28 blocks, 2048 wide."""
+    action: ActionDiTConfig = field(default_factory=ActionDiTConfig)
+    """133 M by the paper, 131.27 M in DriveLaW's release: 28 blocks, 512 wide."""
+    bank_blocks: tuple[int, ...] = tuple(range(1, 29))
+    """Video blocks (from 1) whose outputs the action layers read; all, block b for layer b."""
+    tokenizer: LatentConfig = field(default_factory=PretrainedVideoVAEConfig)
+    """LTX-Video's causal VAE."""
+    text: SmallTextConfig | T5TextConfig | None = field(default_factory=T5TextConfig)
+    """T5-XXL; None = no text, as in the paper's Table 2."""
+    ego_prompt: Literal["embedding", "text"] = "embedding"
+    """How ego state and command reach the video: a learned embedding (ours), or as words in the
+    prompt (DriveLaW's release, which has no other way)."""
+    future_actions: int = 0
+    """Numbers of an action per future frame that the video may be given. 0 = none, the paper's;
+    2 (speed, yaw rate) lets it dream what a plan leads to. Ours."""
+    action_scale: tuple[float, ...] = (10.0, 0.5)
+    supervised_layers: tuple[int, ...] = (8,)
+    """S of Eq. 7, from 1: {8} of 28 (Table 5). Empty = no intermediate supervision."""
+    intermediate_weight: float = 0.5
+    """lambda_Mid of Eq. 8 [?]; 0.5 in Internal Guidance."""
+    guidance_layer: int | None = None
+    """Which supervised layer guides the sampler; None = the first."""
+    alignment_layers: tuple[int, ...] = (12,)
+    """Cross-attention layers of Eq. 11, from 1."""
+    alignment_weight: float = 0.05
+    """lambda_align of Eq. 12."""
+    repulsion_weight: float = 0.04
+    """lambda_RDE of Eq. 19."""
+    clamps_estimate: bool = False
+    """Whether Denorm in Eq. 16 clamps to the normalised range, which also bounds the repulsion."""
+    carries_past: bool = False
+    """Start from "nothing moves": the future is told the latents of the last frame standing still,
+    and the network predicts what that prior misses (`flow.linear_velocity`). Ours, for networks too
+    small to find that out; only with patch latents. ADR 0010."""
+    trajectory: Literal["navsim", "dataset"] = "navsim"
+    """Whose ranges normalise plans: DriveLaW's constants, or those of the training data."""
+    delta: Literal["beyonddrive", "dataset"] = "beyonddrive"
+    """Whose constants normalise the steps of Eq. 17 [?]."""
+    video_times: TimeSampling = field(default_factory=TimeSampling)
+    """"Token-wise uniform": one t per sample, given to every target token (ADR 0009)."""
+    action_times: TimeSampling = field(default_factory=lambda: TimeSampling("shifted_logit_normal"))
+    """DriveLaW's release."""
+    p_drop_prompt: float = 0.06
+    """Text, ego and command dropped together, for guidance (DriveLaW: 0.06)."""
+    p_drop_actions: float = 0.0
+    """Future actions dropped, so that the video also dreams, and plans, without."""
+    num_frames: int = 33
+    """Frames of a window, 8k + 1 (DriveLaW: 33 at 1280x704, 121 at 512x512; Table 2: 25)."""
+    num_past: int = 9
+    """Given frames, 8k + 1 (DriveLaW's sampler: 9; its trainer: 1)."""
+    frame_size: tuple[int, int] = (704, 1280)
+    fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        stride = self.tokenizer.temporal_stride
+        for name, value in (("num_frames", self.num_frames), ("num_past", self.num_past)):
+            if value % stride != 1 % stride:
+                near = value // stride * stride + 1
+                raise ValueError(
+                    f"Expected {name} of the form {stride}k + 1, found {value}: use {near}."
+                )
+        if self.num_past >= self.num_frames:
+            raise ValueError(
+                f"Expected fewer past frames than frames, found {self.num_past} of "
+                f"{self.num_frames}."
+            )
+        carried = self.tokenizer.channels if self.carries_past else 0
+        if self.carries_past and not isinstance(self.tokenizer, CausalPatchConfig):
+            raise ValueError("Expected patch latents with carries_past, found another tokenizer.")
+        if self.video.in_channels != self.tokenizer.channels + carried:
+            raise ValueError(
+                f"Expected a video network of {self.tokenizer.channels + carried} input channels, "
+                f"found {self.video.in_channels}: set LTXConfig(in_channels=...)."
+            )
+        blocks = self.video.num_layers
+        for name in ("bank_blocks", "supervised_layers"):
+            layers = getattr(self, name)
+            if any(not 1 <= layer <= blocks for layer in layers):
+                raise ValueError(f"Expected {name} from 1 to {blocks}, found {layers}.")
+        if self.guidance_layer is not None and self.guidance_layer not in self.supervised_layers:
+            raise ValueError(
+                f"Expected guidance_layer among the supervised {self.supervised_layers}, found "
+                f"{self.guidance_layer}."
+            )
+        if any(not 1 <= layer <= self.action.num_layers for layer in self.alignment_layers):
+            raise ValueError(
+                f"Expected alignment_layers from 1 to {self.action.num_layers}, found "
+                f"{self.alignment_layers}."
+            )
+        if self.ego_prompt == "text" and self.text is None:
+            raise ValueError('Expected a text encoder with ego_prompt "text", found none.')
+
+
+@dataclass(frozen=True)
+class VideoDream:
+    """What `generate` returns: the given past, then what was dreamt."""
+
+    frames: UInt8[Tensor, "b v t c h w"]
+    latents: Float[Tensor, "b v tl d gh gw"]
+
+
+@dataclass(frozen=True)
+class VideoPass:
+    """What one forward pass of the video tower says."""
+
+    velocity: Float[Tensor, "bv n c"] | None
+    """v_f; None after an early exit."""
+    intermediate: dict[int, Float[Tensor, "bv n c"]]
+    """v^(l) of the supervised layers."""
+    blocks: dict[int, Float[Tensor, "bv n d"]]
+
+
+class ReWorld(nn.Module, ReleaseMixin):
+    """The system: tokenizer, prompt encoders, video tower with its heads, action tower."""
+
+    name = "reworld"
+
+    def __init__(self, config: ReWorldConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.video.dim
+        self.tokenizer = build_latent_tokenizer(config.tokenizer)
+        self.video = LTXDiT(config.video)
+        self.heads = nn.ModuleDict(  # q_l of Eq. 6
+            {
+                str(layer): VelocityHead(dim, config.video.out_channels, config.video.norm_eps)
+                for layer in config.supervised_layers
+            }
+        )
+        self.prompter = VideoPrompter(
+            config.text,
+            dim,
+            ego=config.ego_prompt,
+            num_past=config.num_past,
+            frames_per_latent=self.tokenizer.temporal_stride,
+            action_dim=config.future_actions,
+            action_scale=config.action_scale,
+            fps=config.fps,
+        )
+        self.action = ActionDiT(config.action)
+        self.action_ego = EgoEncoder(command="one_hot", scale=EGO_SCALE)
+        if config.carries_past:
+            self.register_buffer("prior_variance", torch.ones(config.tokenizer.channels))
+        self.normaliser = TrajectoryNormaliser(config.trajectory)
+        self.delta = DeltaMap(config.delta)
+
+    # ------------------------------------------------------------------------ 2. Conditioning
+
+    @property
+    def num_past_latents(self) -> int:
+        return (self.config.num_past - 1) // self.tokenizer.temporal_stride + 1
+
+    @torch.no_grad()
+    def fit_statistics(
+        self,
+        latents: Float[Tensor, "b v tl d gh gw"],
+        trajectories: Float[Tensor, "n l 3"] | None = None,
+    ) -> None:
+        """Measures on training data what the config leaves to the data: ranges of plans and of
+        their steps, and how far the future is from the carried past."""
+        if self.config.carries_past:
+            flat = rearrange(latents, "b v k d gh gw -> (b v) k d gh gw")
+            miss = flat - self._carried(flat, flat.shape[1])
+            variance = miss[:, self.num_past_latents :].square().mean(dim=(0, 1, 3, 4))
+            self.prior_variance.copy_(variance.clamp(min=1e-4))
+        if trajectories is not None and self.config.trajectory == "dataset":
+            self.normaliser.fit(trajectories)
+        if trajectories is not None and self.config.delta == "dataset":
+            self.delta.fit(trajectories)
+
+    def _carried(
+        self, latents: Float[Tensor, "n tl d gh gw"], num_latents: int
+    ) -> Float[Tensor, "n k d gh gw"]:
+        """The past as it is, then the last frame standing still."""
+        assert isinstance(self.tokenizer, CausalPatchTokenizer)
+        past = latents[:, : self.num_past_latents]
+        still = repeat(
+            self.tokenizer.still(past), "n d gh gw -> n k d gh gw", k=num_latents - past.shape[1]
+        )
+        return torch.cat([past, still], dim=1)
+
+    # ---------------------------------------------------------------------------- 3. Training
+
+    def training_loss(self, batch: Batch, stage: str, generator: torch.Generator) -> LossOutput:
+        """The loss of a stage, by its name.
+
+        "tokenizer": the tokenizer's own. "video...": L_Video (Eq. 8); rows of a resolution
+        curriculum are called video-1, video-2. "action": L_FM + L_align with a frozen video tower
+        (Eq. 12). "joint": L_FM + L_RDE on both towers (Eq. 19). "standard": L_Gen + L_FM (Eq. 5).
+        """
+        if stage == "tokenizer":
+            if batch.frames is None:
+                raise ValueError("Expected frames to train the tokenizer on, found none.")
+            frames = to_unit(rearrange(batch.frames, "b v t c h w -> (b v) t c h w"))
+            return self.tokenizer.reconstruction_loss(frames, generator)
+        latents = self._latents_of(batch)
+        terms: dict[str, Tensor] = {}
+        if stage.startswith("video") or stage == "standard":
+            terms |= self._video_terms(latents, batch, stage, generator)
+        if stage in ("action", "joint", "standard"):
+            terms |= self._action_terms(latents, batch, stage, generator)
+        if not terms:
+            raise ValueError(f"Expected a stage of {', '.join(STAGES)}, found {stage!r}.")
+        total = torch.stack(list(terms.values())).sum()
+        return LossOutput(total, {name: term.detach() for name, term in terms.items()})
+
+    def _video_terms(
+        self,
+        latents: Float[Tensor, "b v tl d gh gw"],
+        batch: Batch,
+        stage: str,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """L_Gen and lambda_Mid L_Mid."""
+        config = self.config
+        b, v, k, _, gh, gw = latents.shape
+        device = generator.device
+        z0 = rearrange(latents, "b v k d gh gw -> (b v) (k gh gw) d")
+        eps = torch.randn(z0.shape, generator=generator, device=device).to(z0)
+        t = config.video_times.sample(b, k, gh * gw, generator).to(z0)
+        noisy = add_noise(z0, eps, t.repeat_interleave(v, dim=0), self._context(latents))  # Eq. 1
+        prompt = self.prompter(
+            Prompt(batch.captions or None, batch.actions, batch.has_actions, batch.fps, batch.plan),
+            b,
+            k,
+            drop_conditions(b, config.p_drop_prompt, generator),
+            drop_conditions(b, config.p_drop_actions, generator),
+        )
+        layers = () if stage == "standard" else config.supervised_layers
+        out = self.run_video(noisy.z, noisy.t, prompt, (k, gh, gw), v, layers)
+        assert out.velocity is not None
+        error = flow_matching_loss(out.velocity, noisy.target, noisy.context)
+        terms = {"velocity": error}  # Eq. 2
+        for layer, guess in out.intermediate.items():
+            error = flow_matching_loss(guess, noisy.target, noisy.context)  # Eq. 7
+            terms[f"intermediate_{layer}"] = config.intermediate_weight * error  # Eq. 8
+        return terms
+
+    def _action_terms(
+        self,
+        latents: Float[Tensor, "b v tl d gh gw"],
+        batch: Batch,
+        stage: str,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """L_FM, and lambda_align L_align in stage 2 or lambda_RDE L_RDE in stage 3."""
+        config = self.config
+        plan = _with_experts(batch)
+        rows = plan.has_trajectory
+        assert rows is not None
+        chosen = plan.rows(rows)
+        assert chosen.trajectory is not None
+        a0 = self.normaliser.normalise(chosen.trajectory)
+        n, device = len(a0), generator.device
+        eps = torch.randn(a0.shape, generator=generator, device=device).to(a0)
+        t = config.action_times.sample(n, 1, a0.shape[1], generator).to(a0)
+        noisy = add_noise(a0, eps, t)  # Eq. 3
+        texts = [text for text, kept in zip(batch.captions, rows.tolist()) if kept]
+        past = latents[rows][:, :, : self.num_past_latents]
+        with torch.set_grad_enabled(stage != "action" and torch.is_grad_enabled()):
+            bank = self.feature_bank(past, Prompt(texts or None, plan=chosen), generator)
+        weighs_alignment = stage == "action" and config.alignment_weight > 0
+        out = self.action(
+            noisy.z,
+            t[:, 0] if config.action_times.scope == "sample" else t,
+            bank,
+            self.action_ego(chosen.ego, chosen.command),
+            config.alignment_layers if weighs_alignment else (),
+        )
+        terms = {"action_velocity": flow_matching_loss(out.velocity, noisy.target)}  # Eq. 4
+        if weighs_alignment:
+            align = alignment_loss(out.states, out.readouts)  # Eq. 10, 11
+            terms["alignment"] = config.alignment_weight * align  # Eq. 12
+        if stage == "joint" and config.repulsion_weight > 0:
+            estimate = clean_estimate(noisy.z, out.velocity, t)
+            tau = self.normaliser.denormalise(estimate, clamp=config.clamps_estimate)  # Eq. 16
+            negative, has_negative = chosen.negative, chosen.has_negative
+            if negative is None or has_negative is None:
+                negative, has_negative = torch.zeros_like(tau), rows.new_zeros(n)
+            repulsion = repulsion_loss(self.delta(tau), self.delta(negative), has_negative)
+            terms["repulsion"] = config.repulsion_weight * repulsion  # Eq. 18, 19
+        return terms
+
+    def feature_bank(
+        self,
+        past: Float[Tensor, "b v tp d gh gw"],
+        prompt: Prompt,
+        generator: torch.Generator,
+    ) -> FeatureBank:
+        """F: states of the first denoising step, the past clean and the future pure noise at t = 1.
+
+        The released DriveLaW trains with the sampled time beside pure noise and samples with t = 1;
+        here both are t = 1. Reference: section 3.1.
+        """
+        config = self.config
+        b, v, _, _, gh, gw = past.shape
+        k = (config.num_frames - 1) // self.tokenizer.temporal_stride + 1
+        latents = self._with_noise(past, k, generator)
+        z = rearrange(latents, "b v k d gh gw -> (b v) (k gh gw) d")
+        t = (~self._context(latents)).to(z.dtype)
+        embedded = self.prompter(prompt, b, k)
+        blocks = tuple(sorted(set(config.bank_blocks)))
+        out = self.run_video(
+            z, t, embedded, (k, gh, gw), v, return_blocks=blocks, last_block=blocks[-1]
+        )
+        return FeatureBank(
+            tuple(
+                rearrange(out.blocks[block], "(b v) n d -> b (v n) d", v=v)
+                for block in config.bank_blocks
+            )
+        )
+
+    def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
+        """What trains in a stage; everything else is frozen. No decay on vectors.
+
+        Stage "joint" leaves the video's output heads alone: no gradient of the plan reaches them.
+        """
+        if stage == "tokenizer":
+            return self.tokenizer.parameter_groups()
+        video = ("video.", "prompter.")
+        action = ("action.", "action_ego.")
+        unread = self._beyond_the_bank()
+        if stage.startswith("video"):
+            named = self._named((*video, "heads."))
+        elif stage == "action":
+            named = self._named(action)
+        elif stage == "standard":
+            named = self._named((*video, *action))
+        elif stage == "joint":
+            reached = self._named((*video, *action))
+            named = [(name, p) for name, p in reached if not name.startswith(unread)]
+        else:
+            raise ValueError(f"Expected a stage of {', '.join(STAGES)}, found {stage!r}.")
+        return [
+            {"params": [p for _, p in named if p.ndim >= 2]},
+            {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    def run_video(
+        self,
+        z: Float[Tensor, "bv n c"],
+        t: Float[Tensor, "bv n"],
+        prompt: VideoPrompt,
+        grid: tuple[int, int, int],
+        num_views: int = 1,
+        supervised: Sequence[int] = (),
+        return_blocks: Sequence[int] = (),
+        last_block: int | None = None,
+    ) -> VideoPass:
+        """One forward pass of the video tower over tokens of a grid (latent frames, rows,
+        columns), with the velocities of the `supervised` layers and the states of others."""
+        config, prompt = self.config, prompt.for_views(num_views)
+        strides = self.tokenizer.temporal_stride, self.tokenizer.stride
+        x, prior = z, None
+        if config.carries_past:
+            latents = rearrange(z, "n (k gh gw) d -> n k d gh gw", gh=grid[1], gw=grid[2])
+            mean = rearrange(self._carried(latents, grid[0]), "n k d gh gw -> n (k gh gw) d")
+            x = torch.cat([z, mean], dim=-1)
+            prior = linear_velocity(z, t.clamp(min=1e-3), mean, self.prior_variance)
+        if config.video_times.scope != "token":
+            t = t.unflatten(1, (grid[0], -1))[..., 0]  # one time per latent frame is cheaper
+        out = self.video(
+            x,
+            t,
+            positions=grid_positions(*grid, config.fps, *strides, device=z.device),
+            text=prompt.text,
+            text_mask=prompt.text_mask,
+            condition=prompt.condition,
+            num_views=num_views,
+            return_blocks=(*supervised, *return_blocks),
+            last_block=last_block,
+        )
+        guesses = {  # Eq. 6
+            layer: self.heads[str(layer)](out.blocks[layer], out.time) for layer in supervised
+        }
+        velocity = out.velocity
+        if prior is not None:
+            guesses = {layer: prior + guess for layer, guess in guesses.items()}
+            velocity = None if velocity is None else prior + velocity
+        return VideoPass(velocity, guesses, out.blocks)
+
+    def _latents_of(self, batch: Batch) -> Float[Tensor, "b v tl d gh gw"]:
+        if batch.latents is not None:
+            return batch.latents
+        if batch.frames is None:
+            raise ValueError("Expected frames or latents in the batch, found neither.")
+        return encode_views(self.tokenizer, batch.frames)
+
+    def _context(self, latents: Float[Tensor, "b v tl d gh gw"]) -> Bool[Tensor, "bv n"]:
+        """True on the tokens of the past."""
+        b, v, k, _, gh, gw = latents.shape
+        is_past = torch.arange(k, device=latents.device) < self.num_past_latents
+        return repeat(is_past, "k -> bv (k n)", bv=b * v, n=gh * gw)
+
+    def _with_noise(
+        self,
+        past: Float[Tensor, "b v tp d gh gw"],
+        num_latents: int,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "b v tl d gh gw"]:
+        """The past, then pure noise."""
+        b, v, given, d, gh, gw = past.shape
+        if given != self.num_past_latents:
+            raise ValueError(
+                f"Expected {self.num_past_latents} past latents ({self.config.num_past} frames), "
+                f"found {given}: give as many past frames as the model was trained with."
+            )
+        shape = (b, v, num_latents - given, d, gh, gw)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        return torch.cat([past, noise.to(past)], dim=2)
+
+    def _named(self, prefixes: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.named_parameters() if name.startswith(prefixes)]
+
+    def _beyond_the_bank(self) -> tuple[str, ...]:
+        """Parameters of the video tower that the feature bank does not depend on."""
+        last = max(self.config.bank_blocks)
+        later = [f"video.blocks.{i}." for i in range(last, self.config.video.num_layers)]
+        return ("video.head.", *later)
+
+    # -------------------------------------------------------------------------- 4. Generation
+
+    @torch.no_grad()
+    def generate(
+        self,
+        past: UInt8[Tensor, "b v p c h w"] | Float[Tensor, "b v tp d gh gw"],
+        prompt: Prompt,
+        sampling: FlowSampling,
+        generator: torch.Generator,
+        num_frames: int | None = None,
+    ) -> VideoDream:
+        """Dreams what follows the past frames (or their latents), up to the model's window.
+
+        `prompt.actions`, for models that take them, has a row per frame of the window; None, the
+        future is dreamt without. A single step from t = 1 gives the posterior mean.
+        """
+        latents = encode_views(self.tokenizer, past) if past.dtype == torch.uint8 else past
+        latents = latents.to(self.device)
+        b, v, _, _, gh, gw = latents.shape
+        num_frames = num_frames or self.config.num_frames
+        k = (num_frames - 1) // self.tokenizer.temporal_stride + 1
+        noisy = self._with_noise(latents, k, generator)
+        model = self.velocity_model(prompt, b, (k, gh, gw), v, sampling)
+        z = euler(
+            model,
+            rearrange(noisy, "b v k d gh gw -> (b v) (k gh gw) d"),
+            sampling.video.sigmas(),
+            self._context(noisy),
+        )
+        dreamt = rearrange(z, "(b v) (k gh gw) d -> b v k d gh gw", v=v, gh=gh, gw=gw)
+        return VideoDream(decode_views(self.tokenizer, dreamt), dreamt)
+
+    def velocity_model(
+        self,
+        prompt: Prompt,
+        batch_size: int,
+        grid: tuple[int, int, int],
+        num_views: int,
+        sampling: FlowSampling,
+    ) -> VelocityModel:
+        """The guided velocity: v_w of Eq. 9, then classifier-free guidance if asked for.
+
+        gamma = 1 is the plain model, exactly, and skips the head.
+        """
+        guidance, layers = sampling.guidance, self.config.supervised_layers
+        if guidance.gamma != 1 and not layers:
+            raise ValueError(
+                f"Expected gamma 1 for a model without supervised layers, found {guidance.gamma}: "
+                "train with supervised_layers, or sample with --gamma 1."
+            )
+        layer = self.config.guidance_layer or next(iter(layers), 0)
+        asked = (layer,) if guidance.gamma != 1 else ()
+
+        def bind(embedded: VideoPrompt) -> Any:
+            def both(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+                out = self.run_video(z, t, embedded, grid, num_views, asked)
+                assert out.velocity is not None
+                return out.intermediate.get(layer, out.velocity), out.velocity
+
+            return both
+
+        conditional = bind(self.prompter(prompt, batch_size, grid[0]))
+        if guidance.cfg_scale == 1:
+            return guidance.bind(conditional)
+        everyone = torch.ones(batch_size, dtype=torch.bool)
+        empty = self.prompter(prompt, batch_size, grid[0], everyone, everyone)
+        return guidance.bind(conditional, bind(empty))
+
+    # ---------------------------------------------------------------------------- 5. Planning
+
+    @torch.no_grad()
+    def plan(
+        self,
+        batch: Batch,
+        generator: torch.Generator,
+        sampling: FlowSampling | None = None,
+        num_plans: int = 1,
+    ) -> Float[Tensor, "bn l 3"]:
+        """Waypoints from past frames, ego state and command; row i * num_plans + j is plan j of
+        sample i.
+
+        The video tower runs once; the features of that first step serve all action steps. Frames
+        after the past, if the batch has any, are not read.
+        """
+        if batch.plan is None:
+            raise ValueError("Expected ego state and command in Batch.plan to plan, found none.")
+        sampling = sampling or FlowSampling()
+        if batch.latents is not None:
+            past = batch.latents[:, :, : self.num_past_latents]
+        elif batch.frames is not None:
+            past = encode_views(self.tokenizer, batch.frames[:, :, : self.config.num_past])
+        else:
+            raise ValueError("Expected frames or latents in the batch, found neither.")
+        prompt = Prompt(batch.captions or None, plan=batch.plan)
+        bank = self.feature_bank(past.to(self.device), prompt, generator)
+        ego = self.action_ego(batch.plan.ego, batch.plan.command)
+        return self.plan_from(bank, ego, sampling, generator, num_plans)
+
+    @torch.no_grad()
+    def plan_from(
+        self,
+        bank: FeatureBank,
+        ego: Float[Tensor, "b e"],
+        sampling: FlowSampling,
+        generator: torch.Generator,
+        num_plans: int = 1,
+    ) -> Float[Tensor, "bn l 3"]:
+        """Euler steps on the action tower alone, its keys and values made once."""
+        projected = self.action.project(bank).repeated(num_plans)
+        ego = ego.repeat_interleave(num_plans, dim=0)
+        config = self.config.action
+        shape = (len(ego), config.num_tokens, config.action_dim)
+        noise = torch.randn(shape, generator=generator, device=generator.device).to(ego)
+
+        def model(z: Tensor, t: Tensor) -> Tensor:
+            velocity: Tensor = self.action(z, t[:, 0], projected, ego).velocity
+            return velocity
+
+        return self.normaliser.denormalise(euler(model, noise, sampling.actions.sigmas()))
+
+    @property
+    def device(self) -> torch.device:
+        return self.video.proj_in.weight.device
+
+
+def _with_experts(batch: Batch) -> PlanBatch:
+    plan = batch.plan
+    if plan is None or plan.has_trajectory is None or not bool(plan.has_trajectory.any()):
+        raise ValueError(
+            "Expected expert trajectories in Batch.plan to train a planner, found none: leave "
+            "clips that no expert drove out of the stages action, joint and standard."
+        )
+    return plan
