@@ -227,14 +227,15 @@ def test_frames_are_not_invented() -> None:
 
 
 def stamped(num_frames: int = 48) -> Any:
-    """12 Hz; the grey value of frame i is i, and so is its speed; a cut after frame 23."""
+    """12 Hz, odd frames 5 ms late; grey value and speed of frame i are i; a cut after 23."""
     frames = np.zeros((1, num_frames, 3, 4, 4), np.uint8)
     frames += np.arange(num_frames, dtype=np.uint8)[None, :, None, None, None]
     speed = np.arange(num_frames, dtype=np.float32)
     episode: Any = ArrayEpisode(
         frames, fps=12.0, actions=np.stack([speed, -speed], 1), segments=[(0, 24), (24, num_frames)]
     )
-    episode.timestamps = (np.arange(num_frames) * 1e6 / 12).astype(np.int64) + 1_500_000_000_000_000
+    late = 5_000 * (np.arange(num_frames) % 2)
+    episode.timestamps = (np.arange(num_frames) * 1e6 / 12 + 1.5e15 + late).astype(np.int64)
     return episode
 
 
@@ -254,7 +255,9 @@ def test_resampled_actions_cover_the_same_way() -> None:
     assert episode.actions is not None
     last = int(episode.source_indices[15])
     way = (episode.actions[1:16, 0] * np.diff(episode.timestamps[:16]) / 1e6).sum()
-    np.testing.assert_allclose(way, recorded.actions[1 : last + 1, 0].sum() / 12, rtol=1e-5)
+    seconds = np.diff(recorded.timestamps[: last + 1]) / 1e6
+    expected = (recorded.actions[1 : last + 1, 0] * seconds).sum()
+    np.testing.assert_allclose(way, expected, rtol=1e-6)
     np.testing.assert_allclose(episode.actions[16], recorded.actions[24])
 
 

@@ -1,1 +1,1 @@
-"""One reader per format: folders of videos, token arrays, tar shards, nuScenes."""
+"""One reader per format: folders of videos, token arrays, tar shards, drives."""
