@@ -22,7 +22,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, merge_times, modulate, regroup
+from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, merge_times, modulate
 from maskworld.nn.attention import attend
 from maskworld.nn.norm import RMSNorm
 from maskworld.nn.rope import grid_positions, rotary_table, rotate
@@ -233,7 +233,6 @@ class LTXDiT(nn.Module):
         if t.shape[1] == x.shape[1] and not torch.compiler.is_compiling():
             t = merge_times(t)
         modulation, embedded = self.adaln(t, condition)
-        regroup(embedded, x.shape[1])  # refuses groups that do not fit, before any work
         table = rotary_table(
             positions, self.config.dim, self.config.rope_base, self.config.rope_theta
         )

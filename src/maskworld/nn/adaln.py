@@ -64,7 +64,7 @@ class AdaLNSingle(nn.Module):
         embedded = self.time(t)
         if condition is not None:
             num_groups = math.lcm(embedded.shape[1], condition.shape[1])
-            embedded = regroup(embedded, num_groups) + regroup(condition, num_groups)
+            embedded = _repeated(embedded, num_groups) + _repeated(condition, num_groups)
         modulation = self.project(F.silu(embedded))
         return modulation.unflatten(-1, (self.num_parts, -1)), embedded
 
@@ -128,17 +128,8 @@ def add_gated(
     return grouped.flatten(1, 2)
 
 
-def regroup(x: Float[Tensor, "b g d"], num_groups: int) -> Float[Tensor, "b h d"]:
-    """The same values for finer groups.
-
-    Raises:
-        ValueError: the groups cannot be cut into `num_groups`.
-    """
-    if num_groups % x.shape[1]:
-        raise ValueError(
-            f"Expected groups that divide {num_groups}, found {x.shape[1]}: give times, conditions "
-            "and tokens per sample, per latent frame or per token."
-        )
+def _repeated(x: Float[Tensor, "b g d"], num_groups: int) -> Float[Tensor, "b h d"]:
+    """The same values for `num_groups` finer groups, a multiple of g."""
     repeats = num_groups // x.shape[1]
     return x if repeats == 1 else x.repeat_interleave(repeats, dim=1)
 
@@ -146,7 +137,7 @@ def regroup(x: Float[Tensor, "b g d"], num_groups: int) -> Float[Tensor, "b h d"
 def _grouped(x: Float[Tensor, "b n d"], num_groups: int) -> Float[Tensor, "b g m d"]:
     if x.shape[1] % num_groups:
         raise ValueError(
-            f"Expected {x.shape[1]} tokens in equal groups, found {num_groups} times: give one "
-            "time per sample, per latent frame or per token."
+            f"Expected {x.shape[1]} tokens in equal groups, found {num_groups} times: give times "
+            "and conditions per sample, per latent frame or per token."
         )
     return x.unflatten(1, (num_groups, -1))
