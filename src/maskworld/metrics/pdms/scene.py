@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -151,7 +151,7 @@ class PDMScene:
     centerline: Float[np.ndarray, "n 3"]
     agents: tuple[Agent, ...] = ()
     plans: Mapping[str, Float[np.ndarray, "8 3"]] = field(default_factory=dict)
-    reference: Literal["idm"] | Float[np.ndarray, "8 3"] = "idm"
+    reference: str | Float[np.ndarray, "8 3"] = "idm"
     speed_limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ class PDMScene:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PDMScene:
+    def from_json(cls, data: Any) -> PDMScene:
         """The scene of what `json.load` returned.
 
         Raises:
