@@ -139,7 +139,7 @@ def start_proposals(scene: PDMScene) -> RollOut:
     pose = ego.state[:3]
     limit = UNKNOWN_LIMIT if scene.speed_limit is None else scene.speed_limit
     paths = offset_paths(scene.centerline)
-    start = np.concatenate([paths.project(k, pose[None, :2]) for k in range(len(paths))])
+    start = paths.start(pose[:2])
     forecast = forecast_tracks(scene.agents, box_centre(pose))
     targets = limit * np.array(FRACTIONS)
     search = prepare_search(paths, start, CORRIDOR_SECONDS * float(targets.max()), forecast, pose)
