@@ -20,8 +20,9 @@ from maskworld.worlds.drive.scene import Scene
 
 RATE = 10.0
 """States of agents per second (NAVSIM)."""
-REACH = 120.0
-"""Map and traffic within this distance of the ego are kept, metres: 4 s at full speed. Ours."""
+REACH = 170.0
+"""Map and traffic within this distance of the ego are kept, metres: 4 s at the highest speed of the
+world, 40 m/s. Ours."""
 SHOULDER = 1.0
 """Metres beside the lanes that may be driven on; the picture shows a verge of 1.3 m. Ours: where
 the expert keeps to its lane, the score's tracker strays up to 1.2 m from it in roundabouts."""
