@@ -138,10 +138,18 @@ def test_scenes_that_fail_are_left_out_for_all_and_named(scenes: list[PlanningSc
 
 def test_standard_planners_train_on_experts_and_all_plan(scenes: list[PlanningScene]) -> None:
     train = collate([scene.clip for scene in scenes]).plan
-    planners = standard_planners(train, scenes, generator())
-    assert {"constant_velocity", "ego_status", "expert", "random"} <= planners.keys()
+    planners = standard_planners(train, scenes, generator(), num_steps=3)
+    assert {"constant_velocity", "ego_status", "expert", "pdm_closed", "random"} <= planners.keys()
     for planner in planners.values():
         assert make_plans(planner, scenes, 2, generator()).shape == (8, 8, 3)
+
+
+def test_pdm_closed_as_a_planner_comes_as_far_as_the_reference(
+    scenes: list[PlanningScene],
+) -> None:
+    plans = {"closed": np.stack([scene.closed for scene in scenes])}
+    values = score_planners(scenes, plans).values["closed"]
+    np.testing.assert_allclose(values["ep"], 1.0, atol=0.05)
 
 
 def test_a_planner_of_another_horizon_is_refused(scenes: list[PlanningScene]) -> None:

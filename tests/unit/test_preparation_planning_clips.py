@@ -143,6 +143,14 @@ def test_a_batch_of_clips_says_which_rows_have_an_expert(clips: list[Clip]) -> N
     assert batch.plan.trajectory.shape == (4, 8, 3)
 
 
+def test_kinds_take_turns_and_experts_can_be_alone() -> None:
+    few = replace(PLAN, clips_per_world=3, size=(8, 12), num_future=0, kinds=("expert",))
+    alone = planning_clips_of_world((2, few))
+    assert all(clip.plan.trajectory is not None for clip in alone)
+    assert len({clip.plan.token for clip in alone}) == 3
+    assert alone[0].frames.shape[1] == 3
+
+
 def test_a_recording_that_is_too_short_is_refused() -> None:
     scene = record_world(1, num_steps=40)
     with pytest.raises(ValueError, match="at least 47 steps"):

@@ -57,19 +57,26 @@ class PlanningScores:
 
 
 def standard_planners(
-    train: PlanBatch, scenes: Sequence[PlanningScene], generator: torch.Generator
+    train: PlanBatch,
+    scenes: Sequence[PlanningScene],
+    generator: torch.Generator,
+    *,
+    num_steps: int = 1500,
 ) -> dict[str, Planner]:
-    """What a planner stands beside: those that know nothing, one that knows the ego state and the
-    command and was trained on `train`, and the expert, who knows the future."""
+    """What a planner stands beside: those that know nothing; one that knows ego state and command,
+    trained on `train` for `num_steps`; PDM-Closed, who knows map and traffic; and the expert, whose
+    future is the log's."""
     if train.trajectory is None or train.has_trajectory is None:
         raise ValueError("Expected training plans with trajectories, found none.")
     expert = {scene.token: torch.from_numpy(scene.expert).float() for scene in scenes}
+    closed = {scene.token: torch.from_numpy(scene.closed).float() for scene in scenes}
     return {
         "constant_velocity": ConstantVelocity(),
         "constant_turn_rate": ConstantTurnRate(),
         "stand_still": StandStill(),
         "random": RandomPlans(train.trajectory[train.has_trajectory]),
-        "ego_status": fit_ego_status(train, generator),
+        "ego_status": fit_ego_status(train, generator, num_steps=num_steps),
+        "pdm_closed": KnownPlans(closed),
         "expert": KnownPlans(expert),
     }
 
@@ -81,6 +88,7 @@ def make_plans(
     generator: torch.Generator,
     *,
     batch_size: int = 32,
+    device: torch.device | str = "cpu",
 ) -> Float[np.ndarray, "n 8 3"]:
     """The planner's waypoints in every scene, from what it may see: `num_past` frames, their
     actions, ego state and command.
@@ -91,7 +99,7 @@ def make_plans(
     plans = []
     for first in range(0, len(scenes), batch_size):
         part = scenes[first : first + batch_size]
-        batch = collate([scene.observation(num_past) for scene in part])
+        batch = collate([scene.observation(num_past) for scene in part]).to(device)
         with torch.no_grad():
             found = planner.plan(batch, generator)
         if found.shape != (len(part), NUM_PLAN_POSES, 3):
@@ -159,12 +167,18 @@ def score_planning(
     generator: torch.Generator,
     *,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> PlanningScores:
-    """Plans, scores and reports: all that `add_planning_scores` adds, with `others` beside."""
-    plans = {
-        name: make_plans(each, scenes, num_past, generator)
-        for name, each in {"model": planner, **others}.items()
-    }
+    """Plans, scores and reports: all that `add_planning_scores` adds, with `others` beside.
+
+    Args:
+        generator: for the planner; the others draw from `seed`, so that they are the same beside
+            every planner.
+        device: where the planner is given its batches.
+    """
+    plans = {"model": make_plans(planner, scenes, num_past, generator, device=device)}
+    cpu = torch.Generator().manual_seed(seed)
+    plans |= {name: make_plans(each, scenes, num_past, cpu) for name, each in others.items()}
     scores = score_planners(scenes, plans)
     add_planning_scores(results, scores, seed=seed)
     results.protocol["planning"] = {

@@ -47,6 +47,8 @@ class MomentPlan:
     styles: tuple[str, ...] = STYLES
     styles_per_world: int = 1
     """The log of a world is filmed this many times."""
+    kinds: tuple[Kind, ...] = ("expert", "ghost")
+    """They take turns. Experts alone cost little more frames and are what a planner imitates."""
     num_cameras: int = 1
     num_steps: int = 110
     """Moments of the recording, 10 per second."""
@@ -68,12 +70,13 @@ def collect_planning_clips(
     fps: float | int = 5,
     styles: Sequence[str] = STYLES,
     styles_per_world: int = 1,
+    kinds: Sequence[Kind] = ("expert", "ghost"),
     num_cameras: int = 1,
     num_steps: int = 110,
     seed: int = 0,
     num_workers: int = 1,
 ) -> list[Clip]:
-    """Clips with plans in memory: expert and ghost in turn, `clips_per_world` of every world.
+    """Clips with plans in memory, the `kinds` in turn, `clips_per_world` of every world.
 
     `Clip.plan` holds ego state, command and, for experts, the next 4 s; a ghost's future is not
     to be imitated. `Clip.caption` tells of the past alone. `Clip.episode` is the world seed.
@@ -89,6 +92,7 @@ def collect_planning_clips(
         float(fps),
         tuple(styles),
         styles_per_world,
+        tuple(kinds),
         num_cameras,
         num_steps,
         seed,
@@ -150,18 +154,19 @@ class LogFilm:
 
 
 def planning_clips_of_world(job: tuple[int, MomentPlan]) -> list[Clip]:
-    """The clips that a plan asks of one world, expert and ghost in turn."""
+    """The clips that a plan asks of one world."""
     world, plan = job
     scene = record_world(world, num_steps=plan.num_steps)
     rng = np.random.default_rng([plan.seed, world, 19])
     films = _films(scene, plan, rng)
-    kinds: tuple[Kind, Kind] = ("expert", "ghost")
-    nows = {kind: _draw_moments(scene, plan, -(-plan.clips_per_world // 2), rng) for kind in kinds}
+    turns = len(plan.kinds)
+    share = -(-plan.clips_per_world // turns)
+    nows = [_draw_moments(scene, plan, share, rng) for _ in plan.kinds]
     clips = []
     for i in range(plan.clips_per_world):
-        kind = kinds[i % 2]
-        now = nows[kind][i // 2]
-        film = films[i // 2 % len(films)]
+        kind = plan.kinds[i % turns]
+        now = nows[i % turns][i // turns]
+        film = films[i // turns % len(films)]
         if kind == "expert":
             clips.append(expert_clip(film, now, plan))
         else:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from maskworld.metrics.pdms import NUM_STATES, PDMScene, reference_plan
+from maskworld.metrics.pdms.simulator import PLAN_STRIDE
 from maskworld.preparation.collect import map_worlds, record_world
 from maskworld.preparation.planning_clips import (
     LogFilm,
@@ -22,6 +23,7 @@ from maskworld.preparation.planning_clips import (
 )
 from maskworld.types import Clip
 from maskworld.worlds.drive import Scene
+from maskworld.worlds.drive.ego import to_local
 from maskworld.worlds.drive.pdm_scene import pdm_scene
 
 TURN = 0.35
@@ -53,6 +55,15 @@ class PlanningScene:
         return "" if self.clip.plan is None else self.clip.plan.token
 
     @property
+    def closed(self) -> Float[np.ndarray, "8 3"]:
+        """The plan of PDM-Closed, who knows map and traffic, at 2 Hz in the ego frame."""
+        poses = self.reference[PLAN_STRIDE::PLAN_STRIDE]
+        state = self.pdm.ego
+        local = to_local(poses, np.array([state.x, state.y, state.heading]))
+        turn = (local[:, 2] + np.pi) % (2 * np.pi) - np.pi
+        return np.column_stack([local[:, :2], np.unwrap(turn)])
+
+    @property
     def world(self) -> int:
         """Moments of one world are not independent."""
         return self.clip.episode
@@ -65,6 +76,9 @@ class PlanningScene:
         return replace(
             clip,
             frames=clip.frames[:, :num_past],
+            tokens=None,
+            latents=None,
+            labels=None,
             actions=clip.actions[:num_past],
             plan=replace(clip.plan, trajectory=None, negative=None),
         )
