@@ -14,8 +14,8 @@ import maskworld
 from maskworld.cli import quickstart_worlddreamer, worlddreamer_scores
 from maskworld.cli.main import main
 from maskworld.evaluation.results import read_results
-from maskworld.recipes import load_recipe
-from maskworld.recipes.recipe import DriveData, Recipe
+from maskworld.recipes import load_recipe_of
+from maskworld.recipes.recipe import DriveData, WorldDreamerRecipe
 
 WORLD = DriveData(
     num_worlds=3,
@@ -27,8 +27,8 @@ WORLD = DriveData(
 )
 
 
-def micro(name: str) -> Recipe:
-    recipe = load_recipe(name)
+def micro(name: str) -> WorldDreamerRecipe:
+    recipe = load_recipe_of(WorldDreamerRecipe, name)
     stages = tuple(replace(s, num_steps=2, batch_size=2, warmup_steps=0) for s in recipe.stages)
     backbone = replace(recipe.system.backbone, dim=16, num_heads=1, num_layers=1, ffn_dim=16)
     system = replace(recipe.system, backbone=backbone)
@@ -41,7 +41,7 @@ def micro(name: str) -> Recipe:
 
 @pytest.fixture
 def quickstart(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    monkeypatch.setattr(quickstart_worlddreamer, "load_recipe", micro)
+    monkeypatch.setattr(quickstart_worlddreamer, "load_recipe_of", lambda _, name: micro(name))
     monkeypatch.setattr(worlddreamer_scores, "CLIPS_PER_STYLE", 4)
     return lambda *arguments: main(["quickstart", *map(str, arguments)])
 

@@ -20,7 +20,7 @@ from maskworld.cli.generate import GenerateOptions
 from maskworld.data.storage import atomic_path
 from maskworld.data.transforms import ResizeCrop
 from maskworld.data.video_files import write_video
-from maskworld.recipes.open import load_release
+from maskworld.recipes.open import load_worlddreamer
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import (
     TASKS,
@@ -42,7 +42,7 @@ def generate_video(options: GenerateOptions) -> None:
     """Reads and checks all inputs, dreams, writes one file."""
     inputs.check_output(options.out, (".mp4", ".npy"))
     task = choose_task(options)
-    release = load_release(options.model)
+    release = load_worlddreamer(options.model)
     system = release.system.to(choose_device(options.device, Processes()))
     if isinstance(system.tokenizer, TokenGrid) and options.out.suffix != ".npy":
         raise ValueError(

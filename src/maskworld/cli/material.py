@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskworld.recipes.recipe import Recipe
+from maskworld.recipes.recipe import WorldDreamerRecipe
 from maskworld.types import Batch, Clip, collate
 
 FRAMES_PER_SECOND = 5.0
@@ -37,7 +37,7 @@ class Material:
     description: dict[str, Any] = field(default_factory=dict)
 
 
-def drive_material(recipe: Recipe, seed: int, num_workers: int) -> Material:
+def drive_material(recipe: WorldDreamerRecipe, seed: int, num_workers: int) -> Material:
     """Training worlds, other worlds held out, and counterfactual pairs in those.
 
     All worlds go through one pool of workers, because starting one takes seconds.
@@ -99,7 +99,7 @@ def run_job(job: tuple[Any, Any]) -> list[Any]:
     return clips
 
 
-def user_material(recipe: Recipe, path: Path) -> Material:
+def user_material(recipe: WorldDreamerRecipe, path: Path) -> Material:
     """Windows of the user's videos or tokens; the last quarter of every recording is held out.
 
     Raises:

@@ -28,9 +28,9 @@ from maskworld.evaluation.prediction import (
     tokens_of,
 )
 from maskworld.evaluation.results import Results
-from maskworld.recipes import load_recipe
+from maskworld.recipes import load_recipe_of
 from maskworld.recipes.open import save_release
-from maskworld.recipes.recipe import Recipe
+from maskworld.recipes.recipe import WorldDreamerRecipe
 from maskworld.report import VideoRow, write_report
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.patch import PatchTokenizer
@@ -78,11 +78,11 @@ def run(options: QuickstartOptions) -> None:
     print_summary(options.out, results)
 
 
-def quickstart_recipe(options: QuickstartOptions) -> Recipe:
+def quickstart_recipe(options: QuickstartOptions) -> WorldDreamerRecipe:
     """The tiny recipe, for the driving world, a video or tokens."""
     is_tokens = options.data is not None and options.data.suffix in (".npy", ".npz")
     name = "worlddreamer-tokens" if is_tokens else "worlddreamer-tiny"
-    recipe = load_recipe(name)
+    recipe = load_recipe_of(WorldDreamerRecipe, name)
     stages = recipe.stages
     if options.data is not None and not is_tokens:
         stages = tuple(
@@ -113,7 +113,7 @@ def claim_folder(options: QuickstartOptions) -> None:
 
 def fit(
     model: WorldDreamer,
-    recipe: Recipe,
+    recipe: WorldDreamerRecipe,
     material: Material,
     options: QuickstartOptions,
     curves: dict[str, list[tuple[int, float]]],
@@ -158,7 +158,7 @@ def single_frames(clip: Clip) -> Clip:
 
 
 def world_sets(
-    model: WorldDreamer, recipe: Recipe, material: Material
+    model: WorldDreamer, recipe: WorldDreamerRecipe, material: Material
 ) -> tuple[list[list[Clip]], list[float]]:
     """What the world stage trains on, encoded once: clips with their mirror images, and drives
     shown in one style and asked for in another."""
@@ -206,7 +206,7 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
 def write_outputs(
     out: Path,
     model: WorldDreamer,
-    recipe: Recipe,
+    recipe: WorldDreamerRecipe,
     results: Results,
     rows: list[VideoRow],
     curves: dict[str, list[tuple[int, float]]],

@@ -32,9 +32,11 @@ from maskworld.evaluation.prediction import (
     tokens_of,
 )
 from maskworld.evaluation.results import Results
-from maskworld.recipes.open import Dataset, Release, load_release, open_dataset, open_source
+from maskworld.recipes.open import Dataset, Release, load_worlddreamer, open_dataset, open_source
 from maskworld.report import VideoRow, write_report
 from maskworld.report.tables import best_baseline
+from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.token_grid import TokenGrid
 from maskworld.types import Batch, Clip, collate
 
@@ -53,7 +55,7 @@ def score_model(options: EvaluateOptions) -> None:
             f"{options.num_clips} and {options.batch_size}."
         )
     check_writable(options.out)
-    release = load_release(options.model)
+    release = load_worlddreamer(options.model)
     window = release.system.config.num_frames
     num_frames = window if options.num_frames is None else options.num_frames
     if not 1 <= options.num_context < num_frames:
@@ -76,7 +78,10 @@ def score_model(options: EvaluateOptions) -> None:
 
 
 def read_clips(
-    paths: tuple[str, ...], release: Release, num_frames: int, num_clips: int
+    paths: tuple[str, ...],
+    release: Release[WorldDreamer, ParallelDecoding],
+    num_frames: int,
+    num_clips: int,
 ) -> tuple[list[Clip], dict[str, int]]:
     """Up to `num_clips` clips, spread evenly over each of `paths`, of their first view only; and
     by path how many frames of a recording a clip covers.
@@ -139,7 +144,7 @@ def independent_groups(
 
 def _score(
     results: Results,
-    release: Release,
+    release: Release[WorldDreamer, ParallelDecoding],
     batch: Batch,
     groups: Int[np.ndarray, " n"],
     train: list[Clip],
@@ -205,7 +210,10 @@ def _rows(
 
 
 def _protocol(
-    options: EvaluateOptions, release: Release, clips: list[Clip], units: str
+    options: EvaluateOptions,
+    release: Release[WorldDreamer, ParallelDecoding],
+    clips: list[Clip],
+    units: str,
 ) -> dict[str, Any]:
     config = release.system.config
     return {

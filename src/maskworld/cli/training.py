@@ -22,16 +22,16 @@ from maskworld.data.video_files import write_video
 from maskworld.evaluation.prediction import predict
 from maskworld.nn.config_io import config_to_json
 from maskworld.nn.weights_io import load_state_tensors, state_tensors
-from maskworld.recipes import load_recipe
+from maskworld.recipes import load_recipe_of
 from maskworld.recipes.open import (
     Dataset,
     Source,
-    load_release,
+    load_worlddreamer,
     open_dataset,
     open_source,
     save_release,
 )
-from maskworld.recipes.recipe import Recipe
+from maskworld.recipes.recipe import WorldDreamerRecipe
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamer, WorldDreamerConfig
 from maskworld.tokenizers.patch import PatchTokenizer
@@ -50,7 +50,7 @@ FIT_FRAMES = 600
 def run_training(options: TrainOptions) -> None:
     """Everything that can be wrong with the settings and the data is found before the run folder
     is made; a run that fails before its first checkpoint leaves none."""
-    recipe = load_recipe(options.recipe)
+    recipe = load_recipe_of(WorldDreamerRecipe, options.recipe)
     if not options.data:
         raise ValueError(
             "Expected --data with something to train on: see `maskworld train --help`."
@@ -111,13 +111,13 @@ def run_training(options: TrainOptions) -> None:
 
 
 def _build_system(
-    options: TrainOptions, recipe: Recipe, sources: Sequence[Source | list[str]]
+    options: TrainOptions, recipe: WorldDreamerRecipe, sources: Sequence[Source | list[str]]
 ) -> tuple[WorldDreamer, ParallelDecoding]:
     """The system that the recipe, the options and the data ask for, and how it is sampled."""
     decoding = recipe.decoding
     initial: WorldDreamer | None = None
     if options.init is not None:
-        release = load_release(options.init)
+        release = load_worlddreamer(options.init)
         initial, decoding = release.system, release.decoding
         config = _asked(options, initial.config)
         check_fits(config, sources)
@@ -188,7 +188,7 @@ class _Data:
 
 def _open_data(
     options: TrainOptions,
-    recipe: Recipe,
+    recipe: WorldDreamerRecipe,
     config: WorldDreamerConfig,
     sources: Sequence[Source | list[str]],
 ) -> _Data:
@@ -209,7 +209,7 @@ def _open_data(
     return _Data(datasets, list(options.weights) or None, options.seed, options.workers)
 
 
-def _clip_stride(options: TrainOptions, recipe: Recipe) -> int:
+def _clip_stride(options: TrainOptions, recipe: WorldDreamerRecipe) -> int:
     return recipe.clip_stride if options.clip_stride is None else options.clip_stride
 
 
@@ -238,7 +238,7 @@ def _fit_tokenizer(tokenizer: PatchTokenizer, data: _Data, seed: int) -> None:
 # ---------------------------------------------------------------------------------------- stages
 
 
-def _stages(options: TrainOptions, recipe: Recipe, system: WorldDreamer) -> list[Stage]:
+def _stages(options: TrainOptions, recipe: WorldDreamerRecipe, system: WorldDreamer) -> list[Stage]:
     """The recipe's stages with the user's settings; the tokenizer's own only where it learns."""
     stages = []
     for stage in recipe.stages:
@@ -268,7 +268,9 @@ def _shortened(stage: Stage, num_steps: int | None) -> Stage:
     return replace(stage, num_steps=num_steps, warmup_steps=min(stage.warmup_steps, num_steps))
 
 
-def _sampler(options: TrainOptions, recipe: Recipe, data: _Data, decoding: ParallelDecoding) -> Any:
+def _sampler(
+    options: TrainOptions, recipe: WorldDreamerRecipe, data: _Data, decoding: ParallelDecoding
+) -> Any:
     """Writes RUN/samples/step-N.mp4: real clips above, their dreamt futures below."""
     kept: list[Batch] = []
 
@@ -294,7 +296,9 @@ def _sampler(options: TrainOptions, recipe: Recipe, data: _Data, decoding: Paral
     return sample
 
 
-def _record(options: TrainOptions, recipe: Recipe, config: WorldDreamerConfig) -> dict[str, Any]:
+def _record(
+    options: TrainOptions, recipe: WorldDreamerRecipe, config: WorldDreamerConfig
+) -> dict[str, Any]:
     """What config.json keeps; a resumed run must say the same."""
     return {
         "name": recipe.name,

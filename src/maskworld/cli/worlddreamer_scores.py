@@ -32,7 +32,7 @@ from maskworld.evaluation.stylization import (
     score_layout,
     style_of,
 )
-from maskworld.recipes.recipe import Recipe
+from maskworld.recipes.recipe import WorldDreamerRecipe
 from maskworld.report import VideoRow
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.types import Batch, Prompt, collate
@@ -46,7 +46,7 @@ JUDGE_CLIPS = 300
 
 
 def evaluate(
-    model: WorldDreamer, recipe: Recipe, material: Material, seed: int
+    model: WorldDreamer, recipe: WorldDreamerRecipe, material: Material, seed: int
 ) -> tuple[Results, list[VideoRow]]:
     """All scores of the held-out clips, and the clips to show."""
     model.eval()
@@ -77,7 +77,7 @@ def evaluate(
 
 
 def evaluate_prediction(
-    results: Results, model: WorldDreamer, recipe: Recipe, material: Material, seed: int
+    results: Results, model: WorldDreamer, recipe: WorldDreamerRecipe, material: Material, seed: int
 ) -> list[VideoRow]:
     """Horizon curves, tokens, actions, speed; a gallery of dreams."""
     generator = torch.Generator().manual_seed(seed)
@@ -126,7 +126,7 @@ def evaluate_prediction(
 def evaluate_steering(
     results: Results,
     model: WorldDreamer,
-    recipe: Recipe,
+    recipe: WorldDreamerRecipe,
     pairs: tuple[Batch, Batch],
     seed: int,
 ) -> list[VideoRow]:
@@ -162,7 +162,7 @@ def evaluate_steering(
 
 
 def evaluate_styles(
-    results: Results, model: WorldDreamer, recipe: Recipe, material: Material, seed: int
+    results: Results, model: WorldDreamer, recipe: WorldDreamerRecipe, material: Material, seed: int
 ) -> list[VideoRow]:
     """Text to video, and stylization of held-out clips, judged by a classifier of real clips."""
     generator = torch.Generator().manual_seed(seed)

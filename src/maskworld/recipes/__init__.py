@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import nn
 
     from maskworld.recipes.recipe import Recipe
 
-SYSTEMS = ("worlddreamer",)
+SYSTEMS = ("worlddreamer", "reworld")
+R = TypeVar("R")
 
 
 def recipe_names() -> list[str]:
@@ -34,6 +35,18 @@ def load_recipe(name: str) -> Recipe:
     return recipe
 
 
+def load_recipe_of(kind: type[R], name: str) -> R:
+    """The recipe called `name`, which must be of one system.
+
+    Raises:
+        ValueError: no such recipe, or another system's.
+    """
+    recipe: Any = load_recipe(name)
+    if not isinstance(recipe, kind):
+        raise ValueError(f"Expected a {kind.__name__}, found {name!r}, a {type(recipe).__name__}.")
+    return recipe
+
+
 def near(name: str) -> str:
     """ " Did you mean ...?" for an unknown recipe, or nothing."""
     matches = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.4)
@@ -42,6 +55,7 @@ def near(name: str) -> str:
 
 def system_types() -> dict[str, type[nn.Module]]:
     """Every system by the name in its released config."""
+    from maskworld.systems.reworld import ReWorld
     from maskworld.systems.worlddreamer import WorldDreamer
 
-    return {WorldDreamer.name: WorldDreamer}
+    return {WorldDreamer.name: WorldDreamer, ReWorld.name: ReWorld}

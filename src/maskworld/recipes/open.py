@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import nn
 
@@ -18,8 +18,11 @@ from maskworld.data.sources.video_folder import VideoFolderSource
 from maskworld.data.storage import write_json
 from maskworld.data.transforms import ResizeCrop
 from maskworld.data.windows import ClipIndex
+from maskworld.nn.config_io import config_from_json, config_to_json
 from maskworld.recipes import system_types
+from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.weights import hub
 
@@ -36,13 +39,18 @@ else:  # run-time checks of a torch IterableDataset only warn about torch's own 
 # --------------------------------------------------------------------------------------- models
 
 
+S = TypeVar("S", bound=nn.Module)
+D = TypeVar("D")
+
+
 @dataclass(frozen=True)
-class Release:
+class Release(Generic[S, D]):
     """A trained model, ready to use."""
 
-    system: WorldDreamer
+    system: S
     """In eval mode, on the CPU."""
-    decoding: ParallelDecoding
+    decoding: D
+    """How it is sampled: `ParallelDecoding` or `FlowSampling`."""
 
 
 def load_system(path_or_hub_id: Path | str, *, device: str = "cpu") -> nn.Module:
@@ -56,28 +64,56 @@ def load_system(path_or_hub_id: Path | str, *, device: str = "cpu") -> nn.Module
     return system
 
 
-def load_release(path_or_hub_id: Path | str) -> Release:
-    """A trained system and how it is sampled.
+def load_release(path_or_hub_id: Path | str) -> Release[Any, Any]:
+    """A trained system of any kind and how it is sampled.
 
     Raises:
         ValueError: as `load_system`, or a damaged generation_config.json.
     """
     system: Any = load_system(path_or_hub_id)
+    kind: Any = ParallelDecoding if isinstance(system, WorldDreamer) else FlowSampling
     path = Path(path_or_hub_id) / DECODING_FILE
     if not path.is_file():  # releases of the Hub have none
-        return Release(system, ParallelDecoding())
+        return Release(system, kind())
     try:
-        return Release(system, ParallelDecoding(**json.loads(path.read_text(encoding="utf-8"))))
-    except (ValueError, TypeError) as error:
+        return Release(system, config_from_json(kind, json.loads(path.read_text("utf-8"))))
+    except ValueError as error:
         raise ValueError(
             f"Expected the decoding settings of the model in {path}, found others ({error}): "
             "copy the model again, or remove the file to decode with the defaults."
         ) from error
 
 
-def save_release(system: Any, folder: Path, decoding: ParallelDecoding) -> None:
+def load_worlddreamer(path_or_hub_id: Path | str) -> Release[WorldDreamer, ParallelDecoding]:
+    """A trained WorldDreamer.
+
+    Raises:
+        ValueError: as `load_release`, or a model of another system.
+    """
+    release = load_release(path_or_hub_id)
+    _check_system(release.system, WorldDreamer.name, path_or_hub_id)
+    return release
+
+
+def load_reworld(path_or_hub_id: Path | str) -> Release[ReWorld, FlowSampling]:
+    """A trained ReWorld.
+
+    Raises:
+        ValueError: as `load_release`, or a model of another system.
+    """
+    release = load_release(path_or_hub_id)
+    _check_system(release.system, ReWorld.name, path_or_hub_id)
+    return release
+
+
+def _check_system(system: Any, name: str, path: Path | str) -> None:
+    if system.name != name:
+        raise ValueError(f"Expected a model of {name}, found one of {system.name} in {path}.")
+
+
+def save_release(system: Any, folder: Path, decoding: ParallelDecoding | FlowSampling) -> None:
     """Writes config.json, model.safetensors and generation_config.json."""
-    write_json(folder / DECODING_FILE, asdict(decoding))
+    write_json(folder / DECODING_FILE, config_to_json(decoding))
     system.save_pretrained(folder)
 
 

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.reworld import ReWorldConfig
 from maskworld.systems.worlddreamer import WorldDreamerConfig
 from maskworld.training.config import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A complete, readable experiment: what all systems' recipes share."""
+
+    name: str
+    summary: str
+    """One line for `maskworld recipes`."""
+    hardware: str
+    system: WorldDreamerConfig | ReWorldConfig
+    stages: tuple[Stage, ...]
+    clip_stride: int = 1
+    """Source frames between the starts of two windows."""
+    was_run: bool = True
+    """False: the paper's numbers, complete, "not run by us"."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +46,11 @@ class DriveData:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A complete, readable experiment."""
+@dataclass(frozen=True, kw_only=True)
+class WorldDreamerRecipe(Recipe):
+    """An experiment with WorldDreamer."""
 
-    name: str
-    summary: str
-    """One line for `maskworld recipes`."""
-    hardware: str
     system: WorldDreamerConfig
-    stages: tuple[Stage, ...]
     decoding: ParallelDecoding = field(default_factory=ParallelDecoding)
     drive: DriveData = field(default_factory=DriveData)
     user_steps: int = 180
@@ -46,7 +59,32 @@ class Recipe:
     """Given frames when the future is predicted."""
     frame_stride: int = 1
     """Source frames per frame of a window."""
-    clip_stride: int = 1
-    """Source frames between the starts of two windows."""
-    was_run: bool = True
-    """False: the paper's numbers, complete, "not run by us"."""
+
+
+@dataclass(frozen=True)
+class PlanningData:
+    """What ReWorld's quickstart collects in the driving world. Ours."""
+
+    num_worlds: int = 96
+    """Training worlds."""
+    clips_per_world: int = 16
+    """Half of them follow the expert, half depart from its log."""
+    num_held_out_worlds: int = 24
+    held_out_clips_per_world: int = 9
+    num_pairs: int = 100
+    """Counterfactual pairs from the held-out worlds."""
+    num_scenes: int = 200
+    """Held-out scenes on which planners are scored."""
+    num_candidates: int = 64
+    """Per training scene, for hard negatives (ReWorld: 64)."""
+    threshold: float = 0.6
+    """delta of Eq. 13."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReWorldRecipe(Recipe):
+    """An experiment with ReWorld."""
+
+    system: ReWorldConfig
+    sampling: FlowSampling = field(default_factory=FlowSampling)
+    drive: PlanningData = field(default_factory=PlanningData)

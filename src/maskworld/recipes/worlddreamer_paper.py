@@ -15,13 +15,13 @@ dense 3 x 3 x 3 convolution brings the total to the stated 1B (ADR 0004).
 from maskworld.backbones.stpt import STPTConfig
 from maskworld.conditioning.text import T5TextConfig
 from maskworld.masking import MaskMixture
-from maskworld.recipes.recipe import Recipe
+from maskworld.recipes.recipe import WorldDreamerRecipe
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamerConfig
 from maskworld.tokenizers.pretrained import PretrainedVQConfig
 from maskworld.training.config import Stage
 
-RECIPE = Recipe(
+RECIPE = WorldDreamerRecipe(
     name="worlddreamer-paper",
     summary="1B parameters, the paper's numbers; not run by us",
     hardware="a GPU cluster",

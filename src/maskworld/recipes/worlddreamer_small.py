@@ -14,14 +14,14 @@ from maskworld.backbones.stpt import STPTConfig
 from maskworld.conditioning.text import SmallTextConfig
 from maskworld.masking import MaskMixture
 from maskworld.objectives.adversarial import AdversarialConfig
-from maskworld.recipes.recipe import DriveData, Recipe
+from maskworld.recipes.recipe import DriveData, WorldDreamerRecipe
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamerConfig
 from maskworld.tokenizers.codebook import VectorQuantizerConfig
 from maskworld.tokenizers.vq import VQTokenizerConfig
 from maskworld.training.config import Stage
 
-RECIPE = Recipe(
+RECIPE = WorldDreamerRecipe(
     name="worlddreamer-small",
     summary="58M parameters and a VQ-GAN trained from scratch, one GPU; not run by us",
     hardware="1 GPU",

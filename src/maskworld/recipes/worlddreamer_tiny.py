@@ -20,13 +20,13 @@ What differs from the paper, and why:
 from maskworld.backbones.stpt import STPTConfig
 from maskworld.conditioning.text import SmallTextConfig
 from maskworld.masking import MaskMixture
-from maskworld.recipes.recipe import DriveData, Recipe
+from maskworld.recipes.recipe import DriveData, WorldDreamerRecipe
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamerConfig
 from maskworld.tokenizers.patch import PatchTokenizerConfig
 from maskworld.training.config import Stage
 
-RECIPE = Recipe(
+RECIPE = WorldDreamerRecipe(
     name="worlddreamer-tiny",
     summary="0.7M parameters, patch codes, minutes on two CPU cores",
     hardware="2 CPU cores",

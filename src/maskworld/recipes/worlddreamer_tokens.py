@@ -10,12 +10,12 @@ it is asked: the frames before are visible, the last one is hidden by the cosine
 
 from maskworld.backbones.stpt import STPTConfig
 from maskworld.masking import MaskMixture
-from maskworld.recipes.recipe import Recipe
+from maskworld.recipes.recipe import WorldDreamerRecipe
 from maskworld.systems.worlddreamer import WorldDreamerConfig
 from maskworld.tokenizers.token_grid import TokenGridConfig
 from maskworld.training.config import Stage
 
-RECIPE = Recipe(
+RECIPE = WorldDreamerRecipe(
     name="worlddreamer-tokens",
     summary="next-frame likelihood of ready-made tokens, minutes on two CPU cores",
     hardware="2 CPU cores",

@@ -189,6 +189,7 @@ class ReWorld(nn.Module, ReleaseMixin):
     """The system: tokenizer, prompt encoders, video tower with its heads, action tower."""
 
     name = "reworld"
+    prior_variance: Tensor
 
     def __init__(self, config: ReWorldConfig) -> None:
         super().__init__()

@@ -82,6 +82,9 @@ class VideoVAE(nn.Module):
     The network moves with `.to()`, but is no part of `parameters()` and `state_dict()`.
     """
 
+    _loaded: Any
+    _moves: list[Callable[[Tensor], Tensor]]
+
     def __init__(self, config: PretrainedVideoVAEConfig) -> None:
         super().__init__()
         self.config = config
