@@ -344,6 +344,8 @@ def test_an_unfitted_tokenizer_is_refused() -> None:
         (drifting_clips(1, 5, 8, 8), "at least 20 patches"),
         (drifting_clips(64, 1, 8, 8), "pass --num-frames 5"),
         (torch.zeros(16, 5, 3, 16, 16, dtype=torch.uint8), "patches that differ"),
+        (torch.full((16, 5, 3, 16, 16), torch.nan), "NaN"),
+        (drifting_clips(16, 6), "5 frames needed"),
     ],
 )
 def test_clips_that_cannot_be_fitted_are_refused(clips: torch.Tensor, message: str) -> None:

@@ -46,7 +46,7 @@ class CausalPatchConfig:
     num_decoder_layers: int = 2
     detail_dim: int = 16
     """Channels at half resolution, where the conv decoder smooths block borders."""
-    noise: float = 0.3
+    noise: float = 0.2
     """Largest standard deviation of the noise on latents while the conv decoder trains."""
     frames_per_group: int = 2
     """Frames of every group on which the conv decoder trains in one step; drawn at random."""
@@ -116,13 +116,15 @@ class CausalPatchTokenizer(nn.Module):
         Raises:
             ValueError: too few patches, clips of one frame, frames that are all the same.
         """
-        self._check_shape(frames)
+        config = self.config
+        check = check_video if frames.is_floating_point() else check_clip_shape
+        check(frames, config.pixel_channels, self.stride, self.temporal_stride)
         if frames.shape[1] == 1:
             raise ValueError(
                 f"Expected clips of at least {self.temporal_stride + 1} frames to fit, found 1: "
                 f"pass --num-frames {self.temporal_stride + 1}"
             )
-        power = self.config.variance_power
+        power = config.variance_power
         later = frames[:, 1:].unflatten(1, (-1, self.temporal_stride)).flatten(0, 1)
         self.first.fit(self._sample(frames[:, :1], generator, max_patches), generator, power)
         self.later.fit(self._sample(later, generator, max_patches), generator, power)
@@ -259,7 +261,3 @@ class CausalPatchTokenizer(nn.Module):
                 "Expected a fitted tokenizer, found one without projections: "
                 "call fit(frames, generator) or load its state."
             )
-
-    def _check_shape(self, frames: Tensor) -> None:
-        config = self.config
-        check_clip_shape(frames, config.pixel_channels, self.stride, self.temporal_stride)
