@@ -1,0 +1,99 @@
+"""ReWorld on a laptop: the quickstart.
+
+Paper: arXiv 2606.27504, all three stages at toy size.
+Command: maskworld quickstart reworld
+Hardware: two CPU cores, no GPU. Time and results: docs/reworld.md.
+
+What differs from the paper, and why:
+- patch latents fitted by PCA instead of LTX-Video's VAE: they fit in seconds;
+- the video starts from "nothing moves" (`carries_past`) and trains at times near noise: a network of
+  this size does not get that far by itself (docs/log.md);
+- the video may be given the future actions, so that one can ask whether it obeys them; it is trained
+  without them too, as a planner does not know them;
+- no text; 17 frames at 5 Hz, 9 of them past; plans are normalised by the ranges of the data;
+- head at layer 2 of 6 (8 of 28), alignment at layer 3 of 6 (12 of 28), weight of the head 0.25.
+"""
+
+from maskworld.backbones.action_dit import ActionDiTConfig
+from maskworld.backbones.ltx import LTXConfig
+from maskworld.flow import SigmaSchedule, TimeSampling
+from maskworld.guidance import Guidance
+from maskworld.recipes.recipe import ReWorldRecipe
+from maskworld.samplers.flow_sampling import FlowSampling
+from maskworld.systems.reworld import ReWorldConfig
+from maskworld.tokenizers.causal_patch import CausalPatchConfig
+from maskworld.training.config import Stage
+
+RECIPE = ReWorldRecipe(
+    name="reworld-tiny",
+    summary="1.1M parameters, patch latents, minutes on two CPU cores",
+    hardware="2 CPU cores",
+    system=ReWorldConfig(
+        video=LTXConfig(
+            in_channels=96,
+            out_channels=48,
+            num_layers=6,
+            num_heads=2,
+            head_dim=48,
+            has_text=False,
+            rope_base=(4.0, 72.0, 120.0),
+            rope_theta=100.0,
+        ),
+        action=ActionDiTConfig(
+            dim=64, num_heads=4, num_layers=6, ffn_dim=64, video_dim=96, ego_hidden_dim=64
+        ),
+        bank_blocks=(1, 2, 3, 4, 5, 6),
+        tokenizer=CausalPatchConfig(
+            patch_size=12, channels=48, variance_power=0.25, decoder="conv"
+        ),
+        text=None,
+        future_actions=2,
+        supervised_layers=(2,),
+        intermediate_weight=0.25,
+        alignment_layers=(3,),
+        carries_past=True,
+        trajectory="dataset",
+        delta="dataset",
+        video_times=TimeSampling("logit_normal", mean=1.5),
+        p_drop_actions=0.15,
+        num_frames=17,
+        num_past=9,
+        frame_size=(72, 120),
+        fps=5.0,
+    ),
+    sampling=FlowSampling(
+        video=SigmaSchedule("uniform", 10),
+        actions=SigmaSchedule("linear_quadratic", 5),
+        guidance=Guidance(gamma=1.0),
+    ),
+    stages=(
+        Stage("tokenizer", num_steps=300, batch_size=4, learning_rate=3e-3, save_every=0),
+        Stage(
+            "video",
+            num_steps=1200,
+            batch_size=8,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            ema_decay=0.99,
+            save_every=600,
+        ),
+        Stage(
+            "action",
+            num_steps=400,
+            batch_size=32,
+            learning_rate=2e-3,
+            warmup_steps=20,
+            ema_decay=0.98,
+            save_every=0,
+        ),
+        Stage(
+            "joint",
+            num_steps=150,
+            batch_size=32,
+            learning_rate=3e-4,
+            warmup_steps=20,
+            ema_decay=0.98,
+            save_every=0,
+        ),
+    ),
+)
