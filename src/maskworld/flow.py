@@ -100,7 +100,7 @@ class NoisyLatents:
     t: Float[Tensor, "b n"]
     """0 in the context."""
     target: Float[Tensor, "b n d"]
-    """eps - z0; meaningless in the context, which `velocity_loss` leaves out."""
+    """eps - z0; meaningless in the context, which the loss leaves out."""
     context: Bool[Tensor, "b n"] | None
     """True = given. None: nothing is."""
 
@@ -128,37 +128,6 @@ def add_noise(
 def context_time(t: Float[Tensor, "b n"], context: Bool[Tensor, "b n"]) -> Float[Tensor, "b n"]:
     """`t`, and 0 in the context."""
     return t.masked_fill(context, 0.0)
-
-
-def velocity_loss(
-    v: Float[Tensor, "b n d"],
-    target: Float[Tensor, "b n d"],
-    context: Bool[Tensor, "b n"] | None = None,
-    weight: Float[Tensor, "b _"] | None = None,
-) -> Float[Tensor, ""]:
-    """Mean squared error over the tokens outside the context, all of the batch alike.
-
-    Args:
-        weight: of every sample (b 1) or token (b n), not normalised; 1 if None.
-
-    Reference: ReWorld, Eq. 2.
-
-    Raises:
-        ValueError: every token is context.
-    """
-    error = (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v) - target
-    per_token = error.square().mean(dim=-1)
-    if weight is not None:
-        per_token = per_token * weight
-    if context is None:
-        return per_token.mean()
-    count = context.numel() - context.sum()
-    if not count:
-        raise ValueError(
-            f"Expected tokens to predict, found only context ({context.numel()} tokens): "
-            "give fewer past frames or longer clips."
-        )
-    return per_token.masked_fill(context, 0.0).sum() / count
 
 
 # --- times to train at

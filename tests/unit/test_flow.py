@@ -20,9 +20,9 @@ from maskworld.flow import (
     sample_shifted_logit_normal,
     shifted_sigmas,
     uniform_sigmas,
-    velocity_loss,
     velocity_target,
 )
+from maskworld.objectives.flow_matching import flow_matching_loss
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -86,34 +86,7 @@ def test_context_is_clean_bit_for_bit_at_time_zero_and_out_of_the_loss() -> None
     assert (noisy.t[~context] > 0).all()
     v = noisy.target.clone()
     v[context] = 1e3
-    assert velocity_loss(v, noisy.target, context) == 0
-
-
-def test_the_loss_is_the_mean_over_predicted_tokens_and_channels() -> None:
-    v, target = pair()
-    context = torch.rand(3, 6, generator=seeded(2)) < 0.4
-    expected = ((v - target) ** 2)[~context].mean()
-    torch.testing.assert_close(velocity_loss(v, target, context), expected)
-    torch.testing.assert_close(velocity_loss(v, target), ((v - target) ** 2).mean())
-    weight = torch.full((3, 1), 2.0)
-    torch.testing.assert_close(velocity_loss(v, target, context, weight), 2 * expected)
-
-
-def test_a_nan_in_the_context_reaches_neither_loss_nor_gradient() -> None:
-    v, target = pair()
-    context = torch.zeros(3, 6, dtype=torch.bool)
-    context[0, 0] = True
-    v.requires_grad_()
-    target[0, 0] = float("nan")
-    loss = velocity_loss(v, target, context)
-    loss.backward()
-    assert torch.isfinite(loss)
-
-
-def test_a_batch_of_only_context_is_refused() -> None:
-    v, target = pair()
-    with pytest.raises(ValueError, match="only context"):
-        velocity_loss(v, target, torch.ones(3, 6, dtype=torch.bool))
+    assert flow_matching_loss(v, noisy.target, context) == 0
 
 
 # --- times to train at
