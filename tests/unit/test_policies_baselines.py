@@ -13,6 +13,8 @@ from maskworld.policies import (
     ConstantVelocity,
     EgoStatusConfig,
     EgoStatusPlanner,
+    FramePlanner,
+    FramePlannerConfig,
     KnownPlans,
     RandomPlans,
     StandStill,
@@ -34,7 +36,16 @@ def test_all_of_them_are_planners() -> None:
     known = KnownPlans({"a": torch.zeros(8, 3)})
     ego = EgoStatusPlanner(EgoStatusConfig())
     random = RandomPlans(torch.zeros(2, 8, 3))
-    for planner in (ConstantVelocity(), ConstantTurnRate(), StandStill(), random, known, ego):
+    frames = FramePlanner(FramePlannerConfig())
+    for planner in (
+        ConstantVelocity(),
+        ConstantTurnRate(),
+        StandStill(),
+        random,
+        known,
+        ego,
+        frames,
+    ):
         assert isinstance(planner, Planner)
 
 
@@ -108,7 +119,7 @@ def test_ego_status_planner_depends_on_its_seed_alone() -> None:
 def test_ego_status_loss_ignores_rows_without_expert_and_batches_of_ghosts_alone() -> None:
     plans = samples()
     planner = EgoStatusPlanner(EgoStatusConfig())
-    planner.fit_statistics(plans)
+    planner.statistics.fit(plans)
     rows = plans.has_trajectory
     known = PlanBatch(plans.ego[rows], plans.command[rows], plans.trajectory[rows])
     whole = planner.training_loss(Batch(plan=plans), "planner", generator()).total
@@ -121,6 +132,50 @@ def test_ego_status_loss_ignores_rows_without_expert_and_batches_of_ghosts_alone
     assert not any(p.grad.any() for p in planner.parameters())
     with pytest.raises(ValueError, match="collect expert clips"):
         fit_ego_status(ghosts, generator())
+
+
+def seen_batch(n: int = 24) -> Batch:
+    """Plans that a bright stripe in the last past frame tells: where it stands is where to go."""
+    draw = generator(2)
+    frames = torch.randint(0, 60, (n, 1, 5, 3, 16, 32), generator=draw).to(torch.uint8)
+    place = torch.randint(0, 32, (n,), generator=draw)
+    for i, x in enumerate(place.tolist()):
+        frames[i, :, 2, :, :, x] = 255
+    plans = batch_of([[5.0, 0.0, 0.0, 0.0]] * n).plan
+    trajectory = torch.zeros(n, 8, 3)
+    trajectory[..., 1] = place[:, None] * torch.arange(1, 9)
+    return Batch(frames=frames, plan=PlanBatch(plans.ego, plans.command, trajectory))
+
+
+FRAMES = FramePlannerConfig(frame_size=(16, 32), num_past=3, seen=(0, 2), dim=8)
+
+
+def test_frame_planner_learns_what_only_the_picture_tells() -> None:
+    torch.manual_seed(0)
+    batch, planner = seen_batch(), FramePlanner(FRAMES)
+    planner.statistics.fit(batch.plan)
+    optimizer = torch.optim.AdamW(planner.parameter_groups("planner"), lr=3e-3)
+    first = planner.training_loss(batch, "planner", generator()).total
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = planner.training_loss(batch, "planner", generator()).total
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.2 * first
+
+
+def test_frame_planner_reads_its_past_frames_and_none_after() -> None:
+    batch, planner = seen_batch(), FramePlanner(FRAMES)
+    plan = planner.plan(batch, generator())
+    for frame, is_read in ((0, True), (1, False), (2, True), (3, False), (4, False)):
+        changed = batch.frames.clone()
+        changed[:, :, frame] = 255 - changed[:, :, frame]
+        again = planner.plan(Batch(frames=changed, plan=batch.plan), generator())
+        assert torch.equal(again, plan) != is_read
+    short = Batch(frames=batch.frames[:, :, :3], plan=batch.plan)
+    assert torch.equal(planner.plan(short, generator()), plan)
+    with pytest.raises(ValueError, match="at least 3 frames"):
+        planner.plan(Batch(frames=batch.frames[:, :, :2], plan=batch.plan), generator())
 
 
 def test_a_batch_without_plans_is_refused() -> None:

@@ -12,14 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskworld.policies.baselines import plans_of
+from maskworld.policies.plan_statistics import PlanStatistics, expert_plans
 from maskworld.types import Batch, LossOutput, PlanBatch
-
-NUM_COMMANDS = 4
 
 
 @dataclass(frozen=True)
@@ -36,75 +34,49 @@ class EgoStatusConfig:
 class EgoStatusPlanner(nn.Module):
     """An MLP from standardised ego state and one-hot command to standardised waypoints.
 
-    Call `fit_statistics` before training; the statistics are buffers, saved with the weights.
+    Call `statistics.fit` before training.
     """
 
     def __init__(self, config: EgoStatusConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = [config.ego_dim + NUM_COMMANDS, *[config.dim] * config.num_hidden]
+        self.statistics = PlanStatistics(config.ego_dim, config.num_waypoints)
+        sizes = [self.statistics.num_inputs, *[config.dim] * config.num_hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.GELU()]
         self.network = nn.Sequential(*layers, nn.Linear(sizes[-1], 3 * config.num_waypoints))
-        self.ego_mean: Tensor
-        self.ego_std: Tensor
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("ego_mean", torch.zeros(config.ego_dim))
-        self.register_buffer("ego_std", torch.ones(config.ego_dim))
-        self.register_buffer("mean", torch.zeros(config.num_waypoints, 3))
-        self.register_buffer("std", torch.ones(config.num_waypoints, 3))
 
-    def fit_statistics(self, plans: PlanBatch) -> None:
-        """Mean and spread of ego states and trajectories, of the rows that have a trajectory."""
-        rows = _expert_rows(plans)
-        targets = _trajectories(plans)[rows]
-        self.ego_mean.copy_(plans.ego[rows].mean(0))
-        self.ego_std.copy_(plans.ego[rows].std(0, correction=0).clamp(min=1e-3))
-        self.mean.copy_(targets.mean(0))
-        self.std.copy_(targets.std(0, correction=0).clamp(min=1e-2))
-
-    def forward(self, plans: PlanBatch) -> Float[Tensor, "b l 3"]:
-        """Standardised waypoints."""
-        command = F.one_hot(plans.command.long(), NUM_COMMANDS).to(plans.ego.dtype)
-        ego = (plans.ego - self.ego_mean) / self.ego_std
-        flat = self.network(torch.cat([ego, command], dim=-1))
-        return flat.view(-1, self.config.num_waypoints, 3)
+    def forward(self, plans: PlanBatch) -> Float[Tensor, "b k"]:
+        """Standardised waypoints, flat."""
+        return self.network(self.statistics.inputs(plans))
 
     def plan(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b l 3"]:
         """Waypoints in metres and radians; nothing is drawn."""
         del generator
         with torch.no_grad():
-            return self(plans_of(batch)) * self.std + self.mean
+            return self.statistics.waypoints(self(plans_of(batch)))
 
     def training_loss(self, batch: Batch, stage: str, generator: torch.Generator) -> LossOutput:
-        """Mean absolute error of the standardised waypoints, over rows with a trajectory.
-
-        A batch without any costs nothing.
-        """
+        """See `PlanStatistics.loss`."""
         del stage, generator
-        return self._loss(plans_of(batch))
+        plans = plans_of(batch)
+        return self.statistics.loss(self(plans), plans)
 
     def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
         """Everything trains; no decay on vectors."""
         del stage
-        parameters = list(self.parameters())
-        return [
-            {"params": [p for p in parameters if p.ndim >= 2]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        return decayed_groups(self)
 
-    def _loss(self, plans: PlanBatch) -> LossOutput:
-        predicted = self(plans)
-        if plans.trajectory is None:
-            total = predicted.sum() * 0.0
-        else:
-            rows = _expert_rows(plans).to(predicted.dtype)
-            target = (plans.trajectory - self.mean) / self.std
-            error = (predicted - target).abs().mean(dim=(1, 2))
-            total = (error * rows).sum() / rows.sum().clamp(min=1.0)
-        return LossOutput(total, {"plan": total.detach()})
+
+def decayed_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Optimizer groups of all parameters, matrices and kernels with the default weight decay,
+    vectors without."""
+    parameters = list(module.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
 
 
 def fit_ego_status(
@@ -132,35 +104,17 @@ def fit_ego_status(
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
         else:
             nn.init.zeros_(parameter)
-    rows = _expert_rows(plans).nonzero()[:, 0]
-    targets = _trajectories(plans)[rows]
-    known = PlanBatch(plans.ego[rows], plans.command[rows], targets)
-    planner.fit_statistics(known)
+    known = expert_plans(plans)
+    planner.statistics.fit(known)
+    count = len(known.ego)
     optimizer = torch.optim.AdamW(planner.parameter_groups("planner"), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    assert known.trajectory is not None
     for _ in range(num_steps):
-        drawn = torch.randint(len(rows), (min(batch_size, len(rows)),), generator=generator)
-        part = PlanBatch(known.ego[drawn], known.command[drawn], targets[drawn])
+        drawn = torch.randint(count, (min(batch_size, count),), generator=generator)
+        part = PlanBatch(known.ego[drawn], known.command[drawn], known.trajectory[drawn])
         optimizer.zero_grad()
-        planner._loss(part).total.backward()
+        planner.statistics.loss(planner(part), part).total.backward()
         optimizer.step()
         schedule.step()
     return planner.eval()
-
-
-def _expert_rows(plans: PlanBatch) -> Tensor:
-    """True where a trajectory stands."""
-    if plans.trajectory is None:
-        return torch.zeros(len(plans.ego), dtype=torch.bool, device=plans.ego.device)
-    if plans.has_trajectory is None:
-        return torch.ones(len(plans.ego), dtype=torch.bool, device=plans.ego.device)
-    return plans.has_trajectory
-
-
-def _trajectories(plans: PlanBatch) -> Tensor:
-    if plans.trajectory is None or not bool(_expert_rows(plans).any()):
-        raise ValueError(
-            "Expected at least one plan sample with a trajectory, found none: ghosts have none, "
-            "collect expert clips too."
-        )
-    return plans.trajectory
