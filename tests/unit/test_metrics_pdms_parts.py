@@ -235,25 +235,30 @@ def slow_box(x: float, y: float, heading: float, length: float, width: float) ->
 def test_boxes_touch_where_shapely_says_they_intersect() -> None:
     rng = np.random.default_rng(7)
     n = 3000
+    headings = rng.uniform(-7, 7, (2, n))
     a, b = (
         Boxes(
             rng.uniform(-4, 4, n),
             rng.uniform(-4, 4, n),
-            rng.uniform(-7, 7, n),
+            np.cos(heading),
+            np.sin(heading),
             rng.uniform(0, 3, n),
             rng.uniform(0.2, 2, n),
         )
-        for _ in range(2)
+        for heading in headings
     )
     shapes = [
-        [slow_box(x, y, h, 2 * length, 2 * width) for x, y, h, length, width in zip(*boxes)]
-        for boxes in (a, b)
+        [
+            slow_box(x, y, h, 2 * length, 2 * width)
+            for h, x, y, _, _, length, width in zip(heading, *boxes)
+        ]
+        for heading, boxes in zip(headings, (a, b))
     ]
     expected = shapely.intersects(*(np.array(s) for s in shapes))
     assert 0.2 < expected.mean() < 0.8
     np.testing.assert_array_equal(boxes_touch(a, b), expected)
     segment = a._replace(half_length=0.0)
-    ends = [slow_box(x, y, h, 1e-9, 2 * w) for x, y, h, _, w in zip(*a)]
+    ends = [slow_box(x, y, h, 1e-9, 2 * w) for h, x, y, _, _, _, w in zip(headings[0], *a)]
     np.testing.assert_array_equal(
         boxes_touch(segment, b), shapely.intersects(np.array(ends), np.array(shapes[1]))
     )
@@ -261,7 +266,7 @@ def test_boxes_touch_where_shapely_says_they_intersect() -> None:
 
 def test_touching_counts_and_absence_touches_nothing() -> None:
     one = np.ones(1)
-    box = Boxes(0 * one, 0 * one, 0 * one, 1.0, 1.0)
+    box = Boxes(0 * one, 0 * one, one, 0 * one, 1.0, 1.0)
     assert boxes_touch(box, box._replace(x=2 * one))[0]
     assert not boxes_touch(box, box._replace(x=2.0001 * one))[0]
     assert not boxes_touch(box, box._replace(x=np.nan * one))[0]

@@ -17,7 +17,6 @@ from maskworld.metrics.pdms.roads import DRIVABLE_TYPES, LANE_TYPES
 from maskworld.metrics.pdms.scene import (
     AGENT_TYPES,
     NUM_PLAN_POSES,
-    NUM_STATES,
     Agent,
     EgoState,
     MapPolygon,
@@ -27,7 +26,7 @@ from maskworld.metrics.pdms.scene import (
 )
 from maskworld.metrics.pdms.scorer import StateScores, score_states
 from maskworld.metrics.pdms.simulator import simulate, track
-from maskworld.metrics.pdms.tracks import Tracks
+from maskworld.metrics.pdms.tracks import NUM_STATES, Tracks
 
 __all__ = [
     "AGENT_TYPES",

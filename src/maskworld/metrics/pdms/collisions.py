@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -34,7 +35,7 @@ MOVING_PENALTY, STATIC_PENALTY = 0.0, 0.5
 """Score after a collision at fault with a vehicle, pedestrian or bicycle; with something else."""
 
 NO_TICK = -1
-RADIUS = math.hypot(LENGTH, WIDTH) / 2
+PerTick = Float[np.ndarray, "p 41"]
 
 
 @dataclass(frozen=True)
@@ -76,49 +77,82 @@ def collision_scores(
     )
 
 
+class _Cars(NamedTuple):
+    """The car's box of every plan at every tick, and the area it sweeps when it is moved on."""
+
+    x: PerTick
+    y: PerTick
+    cos: PerTick
+    sin: PerTick
+    speed: PerTick
+    half_sweep: PerTick
+    """Half the way it is moved on by."""
+
+    @classmethod
+    def of(cls, states: States) -> _Cars:
+        cos, sin = np.cos(states[..., 2]), np.sin(states[..., 2])
+        x, y = states[..., 0] + CENTRE * cos, states[..., 1] + CENTRE * sin
+        speed = np.hypot(states[..., 3], states[..., 4])
+        return cls(x, y, cos, sin, speed, speed * (DT * LOOK_AHEAD[-1] / 2))
+
+    def sweep_centres(self) -> tuple[PerTick, PerTick]:
+        """The middle of the area that is swept."""
+        return self.x + self.half_sweep * self.cos, self.y + self.half_sweep * self.sin
+
+
 def _first_contacts(states: States, tracks: Tracks) -> tuple[_Events, _Events]:
     """The first contact of each pair of plan and track, and the first with the car moved on."""
-    heading = states[..., 2]
-    speed = np.hypot(states[..., 3], states[..., 4])
-    cos, sin = np.cos(heading), np.sin(heading)
-    x, y = states[..., 0] + CENTRE * cos, states[..., 1] + CENTRE * sin
-    ahead = speed[..., None] * DT * LOOK_AHEAD  # p 41 4
-    x, y = x[..., None] + ahead * cos[..., None], y[..., None] + ahead * sin[..., None]
-    plan, track = _pairs_in_reach(x, y, tracks)
-    # By circles first: what is left are few boxes.
-    ticks = np.arange(NUM_TICKS)[:, None] + LOOK_AHEAD  # 41 4
-    reach = RADIUS + np.hypot(*tracks.half_sizes.T)
-    dx = tracks.poses[:, ticks, 0][track] - x[plan]
-    dy = tracks.poses[:, ticks, 1][track] - y[plan]
-    pair, tick, look = np.nonzero(dx**2 + dy**2 <= (reach[track] ** 2)[:, None, None])
-    one = plan[pair]
-    car = Boxes(x[one, tick, look], y[one, tick, look], heading[one, tick], LENGTH / 2, WIDTH / 2)
-    touch = boxes_touch(car, tracks.boxes(track[pair], tick + LOOK_AHEAD[look]))
-    pair, tick, look = pair[touch], tick[touch], look[touch]
-    now, moves = look == 0, speed[plan[pair], tick] >= MIN_TTC_SPEED
+    cars = _Cars.of(states)
+    plan, track, tick = _candidates(cars, tracks)
+    moment = plan * NUM_TICKS + tick
+    ahead = cars.speed.take(moment)[:, None] * (DT * LOOK_AHEAD)  # c 4
+    cos, sin = (each.take(moment)[:, None] for each in (cars.cos, cars.sin))
+    x, y = (each.take(moment)[:, None] for each in (cars.x, cars.y))
+    car = Boxes(x + ahead * cos, y + ahead * sin, cos, sin, LENGTH / 2, WIDTH / 2)
+    touch, look = np.nonzero(
+        boxes_touch(car, tracks.boxes(track[:, None], tick[:, None] + LOOK_AHEAD))
+    )
+    plan, track, tick = plan[touch], track[touch], tick[touch]
+    now, moves = look == 0, cars.speed[plan, tick] >= MIN_TTC_SPEED
+    pair = plan * len(tracks.poses) + track
 
     def first(chosen: Bool[np.ndarray, " e"]) -> _Events:
         # Sorted by pair, then tick, then look-ahead: the first of each pair is what counts.
-        kept, index = np.unique(pair[chosen], return_index=True)
-        later = LOOK_AHEAD[look[chosen][index]]
-        return _Events(plan[kept], track[kept], tick[chosen][index], later)
+        index = np.flatnonzero(chosen)[np.unique(pair[chosen], return_index=True)[1]]
+        return _Events(plan[index], track[index], tick[index], LOOK_AHEAD[look[index]])
 
     return first(now), first(moves)
 
 
-def _pairs_in_reach(
-    x: Float[np.ndarray, "p 41 4"], y: Float[np.ndarray, "p 41 4"], tracks: Tracks
-) -> tuple[Int[np.ndarray, " q"], Int[np.ndarray, " q"]]:
-    """Pairs of plan and track whose bounding boxes over all ticks meet."""
-    meets = ~tracks.is_ignored[None]
-    reach = RADIUS + np.hypot(*tracks.half_sizes.T)
+def _candidates(
+    cars: _Cars, tracks: Tracks
+) -> tuple[Int[np.ndarray, " c"], Int[np.ndarray, " c"], Int[np.ndarray, " c"]]:
+    """Plans, tracks and ticks at which the two may touch: first whole drives by bounding boxes,
+    then ticks by circles, then by the strip that the car sweeps in the coming 0.9 s."""
+    # A circle around each track's boxes at the four ticks.
+    ahead = np.arange(NUM_TICKS)[:, None] + LOOK_AHEAD  # 41 4
+    seen = tracks.poses[:, ahead, :2]  # m 41 4 2
+    low, high = np.fmin.reduce(seen, axis=2), np.fmax.reduce(seen, axis=2)
+    middle, spread = (low + high) / 2, (high - low) / 2
+    radius = np.hypot(spread[..., 0], spread[..., 1]) + np.hypot(*tracks.half_sizes.T)[:, None]
+    x, y = cars.sweep_centres()
+    reach = np.hypot(LENGTH / 2 + cars.half_sweep, WIDTH / 2).max(axis=1, initial=0.0)
+    limit = reach[:, None] + np.fmax.reduce(radius, axis=1)  # p m
+    meets = ~tracks.is_ignored & np.ones_like(limit, dtype=bool)
     for i, centres in enumerate((x, y)):
-        others = tracks.poses[..., i]
-        low, high = np.fmin.reduce(others, axis=1) - reach, np.fmax.reduce(others, axis=1) + reach
-        meets = meets & (centres.max(axis=(1, 2))[:, None] >= low)
-        meets = meets & (centres.min(axis=(1, 2))[:, None] <= high)
+        own_low, own_high = centres.min(axis=1)[:, None], centres.max(axis=1)[:, None]
+        meets &= np.fmin.reduce(middle[..., i], axis=1) - own_high <= limit
+        meets &= own_low - np.fmax.reduce(middle[..., i], axis=1) <= limit
     plan, track = np.nonzero(meets)
-    return plan, track
+    dx, dy = middle[track, :, 0] - x[plan], middle[track, :, 1] - y[plan]
+    pair, tick = np.nonzero(dx**2 + dy**2 <= limit[plan, track, None] ** 2)
+    plan, track, dx, dy = plan[pair], track[pair], dx[pair, tick], dy[pair, tick]
+    moment = plan * NUM_TICKS + tick
+    cos, sin, sweep = (e.take(moment) for e in (cars.cos, cars.sin, cars.half_sweep))
+    room = radius.take(track * NUM_TICKS + tick)
+    near = np.abs(dx * cos + dy * sin) <= LENGTH / 2 + sweep + room
+    near &= np.abs(dy * cos - dx * sin) <= WIDTH / 2 + room
+    return plan[near], track[near], tick[near]
 
 
 def _is_at_fault(
@@ -133,14 +167,17 @@ def _is_at_fault(
     poses = states[events.plan, events.tick]
     boxes = tracks.boxes(events.track, events.tick)
     is_moving = np.hypot(poses[:, 3], poses[:, 4]) > STOPPED_SPEED
-    hits_standing = ~tracks.is_moving_class | (tracks.speeds <= STOPPED_SPEED)
-    is_behind = _bearing(poses, boxes) > BEHIND
+    is_standing = ~tracks.is_moving_class | (tracks.speeds <= STOPPED_SPEED)
+    hits_standing = is_moving & is_standing[events.track]
+    may_be_at_fault = is_moving & ~hits_standing & (_bearing(poses, boxes) <= BEHIND)
     cos, sin = np.cos(poses[:, 2]), np.sin(poses[:, 2])
-    front = Boxes(poses[:, 0] + FRONT * cos, poses[:, 1] + FRONT * sin, poses[:, 2], 0.0, WIDTH / 2)
-    hits_with_front = boxes_touch(front, boxes)
-    misplaced = is_off_road[events.plan, events.tick] | road.in_multiple_lanes(box_corners(poses))
-    from_front_or_side = ~is_behind & (hits_with_front | misplaced)
-    return is_moving & (hits_standing[events.track] | from_front_or_side)
+    x, y = poses[:, 0] + FRONT * cos, poses[:, 1] + FRONT * sin
+    hits_with_front = may_be_at_fault & boxes_touch(Boxes(x, y, cos, sin, 0.0, WIDTH / 2), boxes)
+    at_fault = np.logical_or(hits_standing, hits_with_front)
+    from_side = np.flatnonzero(may_be_at_fault & ~hits_with_front)
+    at_fault[from_side] = road.in_multiple_lanes(box_corners(poses[from_side]))
+    at_fault[from_side] |= is_off_road[events.plan, events.tick][from_side]
+    return at_fault
 
 
 def _violates_ttc(
@@ -153,9 +190,12 @@ def _violates_ttc(
     """What lies ahead counts; beside, only between lanes, off the road or in an intersection."""
     poses = states[events.plan, events.tick]
     bearing = _bearing(poses, tracks.boxes(events.track, events.tick + events.later))
-    misplaced = is_off_road[events.plan, events.tick] | road.in_multiple_lanes(box_corners(poses))
-    misplaced |= road.in_intersection(poses[:, :2])
-    return (bearing < AHEAD) | (misplaced & (bearing <= BEHIND))
+    violates = bearing < AHEAD
+    beside = np.flatnonzero(~violates & (bearing <= BEHIND))
+    violates[beside] = road.in_multiple_lanes(box_corners(poses[beside]))
+    violates[beside] |= is_off_road[events.plan, events.tick][beside]
+    violates[beside] |= road.in_intersection(poses[beside, :2])
+    return violates
 
 
 def _bearing(poses: Float[np.ndarray, "e 11"], boxes: Boxes) -> Float[np.ndarray, " e"]:

@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float, Int
 
 
 class Boxes(NamedTuple):
-    """Oriented boxes: centres, headings (rad) and half sizes (m), of shapes that broadcast."""
+    """Oriented boxes: centres, cosine and sine of the heading, half sizes; shapes broadcast."""
 
     x: Float[np.ndarray, "*#b"]
     y: Float[np.ndarray, "*#b"]
-    heading: Float[np.ndarray, "*#b"]
+    cos: Float[np.ndarray, "*#b"]
+    sin: Float[np.ndarray, "*#b"]
     half_length: Float[np.ndarray, "*#b"] | float
     half_width: Float[np.ndarray, "*#b"] | float
 
@@ -25,13 +26,12 @@ def boxes_touch(a: Boxes, b: Boxes) -> Bool[np.ndarray, "*b"]:
     A box of half length 0 is the segment across its heading.
     """
     dx, dy = b.x - a.x, b.y - a.y
-    cos_a, sin_a, cos_b, sin_b = (f(box.heading) for box in (a, b) for f in (np.cos, np.sin))
-    cos, sin = np.abs(cos_a * cos_b + sin_a * sin_b), np.abs(cos_a * sin_b - sin_a * cos_b)
+    cos, sin = np.abs(a.cos * b.cos + a.sin * b.sin), np.abs(a.cos * b.sin - a.sin * b.cos)
     length_a, width_a, length_b, width_b = a.half_length, a.half_width, b.half_length, b.half_width
-    touch = np.abs(dx * cos_a + dy * sin_a) <= length_a + length_b * cos + width_b * sin
-    touch &= np.abs(dy * cos_a - dx * sin_a) <= width_a + length_b * sin + width_b * cos
-    touch &= np.abs(dx * cos_b + dy * sin_b) <= length_b + length_a * cos + width_a * sin
-    touch &= np.abs(dy * cos_b - dx * sin_b) <= width_b + length_a * sin + width_a * cos
+    touch = np.abs(dx * a.cos + dy * a.sin) <= length_a + length_b * cos + width_b * sin
+    touch &= np.abs(dy * a.cos - dx * a.sin) <= width_a + length_b * sin + width_b * cos
+    touch &= np.abs(dx * b.cos + dy * b.sin) <= length_b + length_a * cos + width_a * sin
+    touch &= np.abs(dy * b.cos - dx * b.sin) <= width_b + length_a * sin + width_a * cos
     return touch
 
 
@@ -39,8 +39,9 @@ def boxes_touch(a: Boxes, b: Boxes) -> Bool[np.ndarray, "*b"]:
 class Outline:
     """A simple polygon cut into slabs between its vertices, so that a point meets few edges.
 
-    The slabs lie across the axis (x or y) on which fewer edges share a slab. Within one slab no
-    edge ends and none cross; rows are edges, columns slabs, and absent edges lie at infinity.
+    The slabs lie across the axis (x or y) along which it is longer, because a road has few edges
+    beside each other. Within one slab no edge ends and none cross; rows are edges, columns slabs,
+    and absent edges lie at infinity.
     """
 
     low: Float[np.ndarray, " 2"]
@@ -55,22 +56,25 @@ class Outline:
     @classmethod
     def of(cls, xy: Float[np.ndarray, "n 2"]) -> Outline:
         """The slabs of a polygon without self-intersections, open or closed."""
-        tables = [_slabs(xy[:, axis], xy[:, 1 - axis]) for axis in (0, 1)]
-        axis = int(len(tables[1][1]) < len(tables[0][1]))
-        return cls(xy.min(axis=0), xy.max(axis=0), axis, *tables[axis])
+        low, high = xy.min(axis=0), xy.max(axis=0)
+        axis = int((high - low).argmax())
+        return cls(low, high, axis, *_slabs(xy[:, axis], xy[:, 1 - axis]))
 
-    def contains(self, points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
+    def contains(
+        self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
+    ) -> Bool[np.ndarray, " n"]:
         """Which points lie strictly inside; the outline itself is outside."""
-        across, height = points[:, self.axis], points[:, 1 - self.axis]
+        across, height = (x, y) if self.axis == 0 else (y, x)
+        num_slabs = self.start.shape[1]
         slab = self.breaks.searchsorted(across, side="right") - 1
-        is_inside = (slab >= 0) & (slab < self.start.shape[1])
-        slab = np.where(is_inside, slab, 0)
+        is_inside = (slab >= 0) & (slab < num_slabs)
+        slab = slab.clip(0, num_slabs - 1)
         is_inside &= self._is_between(slab, across, height)
         # Where two slabs meet, an upright edge may stand: inside is what both call so.
-        on_break = np.flatnonzero(is_inside & (self.breaks[slab] == across))
+        on_break = np.flatnonzero(is_inside & (self.breaks.take(slab) == across))
         if on_break.size:
             before = slab[on_break] - 1
-            inside_too = self._is_between(np.maximum(before, 0), across[on_break], height[on_break])
+            inside_too = self._is_between(before.clip(0), across[on_break], height[on_break])
             is_inside[on_break] = inside_too & (before >= 0)
         return is_inside
 
@@ -95,19 +99,22 @@ def _slabs(
     across: Float[np.ndarray, " n"], height: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "e s"], Float[np.ndarray, "e s"]]:
     """Breaks, and the edges over each slab in rows of equal number."""
-    breaks = np.unique(across)
-    ends = np.stack([across, np.roll(across, -1)])
+    breaks, place = np.unique(across, return_inverse=True)
+    ends = np.stack([place, np.roll(place, -1)])
     heights = np.stack([height, np.roll(height, -1)])
     order = ends.argsort(axis=0)
     (left, right), (first, last) = (np.take_along_axis(v, order, 0) for v in (ends, heights))
-    spans = (left[:, None] <= breaks[:-1]) & (right[:, None] >= breaks[1:])  # n s
-    spans &= (left < right)[:, None]
-    edge, slab = np.nonzero(spans)
-    rank = spans.cumsum(axis=0)[edge, slab] - 1
-    num_edges, num_slabs = int(rank.max()) + 1, len(breaks) - 1
-    start, slope = np.full((num_edges, num_slabs), np.inf), np.zeros((num_edges, num_slabs))
-    rise = (last - first)[edge] / (right - left)[edge]
-    start[rank, slab] = first[edge] + rise * (breaks[slab] - left[edge])
+    # Every edge once for each slab it spans, slab by slab; upright edges span none.
+    spans = right - left
+    edge = np.arange(len(spans)).repeat(spans)
+    slab = np.arange(len(edge)) + (left - np.cumsum(spans) + spans).repeat(spans)
+    by_slab = slab.argsort(kind="stable")
+    edge, slab = edge[by_slab], slab[by_slab]
+    rank = np.arange(len(edge)) - slab.searchsorted(slab)
+    start = np.full((int(rank.max()) + 1, len(breaks) - 1), np.inf)
+    slope = np.zeros_like(start)
+    rise = (last - first)[edge] / (breaks[right] - breaks[left])[edge]
+    start[rank, slab] = first[edge] + rise * (breaks[slab] - breaks[left[edge]])
     slope[rank, slab] = rise
     return breaks, start, slope
 

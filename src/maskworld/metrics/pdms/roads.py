@@ -16,6 +16,12 @@ DRIVABLE_TYPES = ("roadblock", "intersection", "drivable", "carpark")
 """Polygons a car may stand on. Lanes do not count: roadblocks cover them."""
 POLYGON_TYPES = LANE_TYPES + DRIVABLE_TYPES
 
+# Ours, by measurement.
+MIN_SORTED = 5
+"""Polygons from which on points are sorted first."""
+MAX_PAIRS = 50_000
+"""Pairs of polygon and point up to which all are compared with the bounding boxes."""
+
 Points = Float[np.ndarray, "n 2"]
 Inside = Bool[np.ndarray, " n"]
 
@@ -45,9 +51,9 @@ class RoadMap:
         """Whether several lanes hold corners of a box and none holds all four."""
         num_lanes = np.zeros(len(corners), dtype=np.int64)
         in_one_lane = np.zeros(len(corners), dtype=bool)
-        points = corners.reshape(-1, 2)
-        for i in self._near(self._of_type(*LANE_TYPES), points).tolist():
-            holds = self._outline(i).contains(points).reshape(-1, 4)
+        x, y = np.ascontiguousarray(corners.reshape(-1, 2).T)
+        for i in self._near(self._of_type(*LANE_TYPES), x, y).tolist():
+            holds = self._outline(i).contains(x, y).reshape(-1, 4)
             num_lanes += holds.any(axis=1)
             in_one_lane |= holds.all(axis=1)
         return (num_lanes > 1) & ~in_one_lane
@@ -55,23 +61,33 @@ class RoadMap:
     def _of_type(self, *types: str) -> Int[np.ndarray, " k"]:
         return np.flatnonzero([kind in types for kind in self.types])
 
-    def _near(self, indices: Int[np.ndarray, " k"], points: Points) -> Int[np.ndarray, " l"]:
-        """Those of `indices` whose bounding boxes meet that of the points."""
-        if not len(points) or not len(indices):
+    def _near(
+        self,
+        indices: Int[np.ndarray, " k"],
+        x: Float[np.ndarray, " n"],
+        y: Float[np.ndarray, " n"],
+    ) -> Int[np.ndarray, " l"]:
+        """Those of `indices` whose bounding boxes hold a point; of many points, roughly."""
+        if not len(x) or not len(indices):
             return indices[:0]
-        low, high = self._bounds
-        meets = (low[indices] < points.max(axis=0)) & (high[indices] > points.min(axis=0))
-        return indices[meets.all(axis=1)]
+        low, high = (bounds[indices] for bounds in self._bounds)
+        meets = (low < (x.max(), y.max())) & (high > (x.min(), y.min()))
+        indices, low, high = (each[meets.all(axis=1)] for each in (indices, low, high))
+        if len(indices) * len(x) > MAX_PAIRS:
+            return indices
+        holds = (low[:, :1] < x) & (x < high[:, :1]) & (low[:, 1:] < y) & (y < high[:, 1:])
+        return indices[holds.any(axis=1)]
 
     def _inside_any(self, indices: Int[np.ndarray, " k"], points: Points) -> Inside:
-        is_inside = np.zeros(len(points), dtype=bool)
-        left = np.arange(len(points))
-        for i in self._near(indices, points).tolist():
-            outside = ~self._outline(i).contains(points[left])
-            is_inside[left] = ~outside
-            left = left[outside]
+        x, y = np.ascontiguousarray(points.T)
+        is_inside = np.zeros(len(x), dtype=bool)
+        indices = self._near(indices, x, y)
+        by_place = _sorted_within(x, y, *(bounds[indices] for bounds in self._bounds))
+        for i, among in zip(indices.tolist(), by_place):
+            left = among[~is_inside.take(among)]
             if not left.size:
-                break
+                continue
+            is_inside[left] = self._outline(i).contains(x.take(left), y.take(left))
         return is_inside
 
     @functools.cached_property
@@ -87,3 +103,19 @@ class RoadMap:
         if i not in self._cut:
             self._cut[i] = Outline.of(self.outlines[i])
         return self._cut[i]
+
+
+def _sorted_within(
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    low: Float[np.ndarray, "k 2"],
+    high: Float[np.ndarray, "k 2"],
+) -> list[Int[np.ndarray, " _"]]:
+    """For each bounding box the points that may lie in it, sorted first where boxes are many."""
+    if len(low) < MIN_SORTED:
+        return [np.arange(len(x))] * len(low)
+    axis = int(np.ptp(y) > np.ptp(x))
+    order = (x, y)[axis].argsort()
+    places = (x, y)[axis][order]
+    first, last = places.searchsorted(low[:, axis]), places.searchsorted(high[:, axis])
+    return [order[a:b] for a, b in zip(first.tolist(), last.tolist())]

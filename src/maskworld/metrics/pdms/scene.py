@@ -27,12 +27,10 @@ from maskworld.metrics.pdms.scene_checks import (
     check_keys,
     check_simple_polygon,
 )
-from maskworld.metrics.pdms.tracks import Tracks
+from maskworld.metrics.pdms.tracks import NUM_STATES, Tracks
 
 NUM_PLAN_POSES = 8
 """Poses of a plan, every 0.5 s: 4 s (NAVSIM)."""
-NUM_STATES = 51
-"""Rows of an agent, every 0.1 s from t = 0 to 5 s (NAVSIM)."""
 AGENT_TYPES = ("vehicle", "pedestrian", "bicycle")
 """Classes that move; a collision with one scores 0."""
 STATIC_TYPES = ("traffic_cone", "barrier", "czone_sign", "generic_object")

@@ -130,18 +130,17 @@ def _curvature_profile(
     n = speed.shape[1]
     coupling = CURVATURE_RATE_PENALTY / DT**2
     gain = DT * speed.T  # n p
-    weight = gain**2
-    right = gain * turns.T
-    excess = np.empty_like(weight)
-    excess[0] = CURVATURE_PENALTY + weight[0]
-    for i in range(1, n):
-        kept = coupling / (coupling + excess[i - 1])
-        excess[i] = weight[i] + excess[i - 1] * kept
-        right[i] += right[i - 1] * kept
-    curvature = np.empty_like(weight)
-    curvature[-1] = right[-1] / excess[-1]
+    system = np.stack([gain**2, gain * turns.T], axis=1)  # n 2 p: excess of the pivot, right side
+    system[0, 0] += CURVATURE_PENALTY
+    kept = np.empty_like(gain)
+    for i in range(n - 1):
+        np.divide(coupling, coupling + system[i, 0], out=kept[i])
+        system[i + 1] += system[i] * kept[i]
+    curvature = np.empty_like(gain)
+    curvature[-1] = system[-1, 1] / system[-1, 0]
+    known = system[:-1, 1] * kept[:-1] / coupling
     for i in range(n - 2, -1, -1):
-        curvature[i] = (right[i] + coupling * curvature[i + 1]) / (coupling + excess[i])
+        curvature[i] = known[i] + kept[i] * curvature[i + 1]
     return curvature.T
 
 
@@ -171,16 +170,20 @@ def _roll_out_speed(
     b = HORIZON * DT
     gain = Q_SPEED * b / (Q_SPEED * b**2 + R_ACCELERATION)
     wants_to_stop = v_ref <= STOPPING_SPEED
-    is_stopping = np.empty_like(wants_to_stop)
+    somebody_does = np.flatnonzero(wants_to_stop.any(axis=1)).tolist()
+    is_stopping = np.zeros_like(wants_to_stop)
     command = np.empty_like(v_ref)
     speed, acceleration = (np.empty((n + 1, len(states))) for _ in range(2))
-    speed[0], acceleration[0] = states[:, 0, 3], states[:, 0, 5]
+    v, a = states[:, 0, 3], states[:, 0, 5]
     lag = DT / (DT + ACCELERATION_LAG)
     for k in range(n):
-        is_stopping[k] = wants_to_stop[k] & (speed[k] <= STOPPING_SPEED)
-        command[k] = (v_ref[k] - speed[k]) * np.where(is_stopping[k], STOPPING_GAIN, gain)
-        acceleration[k + 1] = acceleration[k] + lag * (command[k] - acceleration[k])
-        speed[k + 1] = speed[k] + DT * acceleration[k + 1]
+        command[k] = gain * (v_ref[k] - v)
+        if k in somebody_does:
+            is_stopping[k] = wants_to_stop[k] & (v <= STOPPING_SPEED)
+            stopping = STOPPING_GAIN * (v_ref[k] - v)
+            np.copyto(command[k], stopping, where=is_stopping[k])
+        a = acceleration[k + 1] = a + lag * (command[k] - a)
+        v = speed[k + 1] = v + DT * a
     states[:, 1:, 3], states[:, 1:, 5] = speed[1:].T, acceleration[1:].T
     return command, is_stopping
 
@@ -222,36 +225,96 @@ def _steering_gains(
 
 
 def _roll_out_steering(poses: Poses, gains: _Gains, states: States) -> None:
-    """Fills the remaining columns of `states`; speed and acceleration are there."""
-    n = NUM_TICKS - 1
-    x_ref, y_ref, h_ref = (poses[..., i].T for i in range(3))
-    cos_ref, sin_ref = np.cos(h_ref), np.sin(h_ref)
-    way = np.ascontiguousarray(DT * states[:, :-1, 3].T)
-    x, y, heading, steering = (np.empty((n + 1, len(states))) for _ in range(4))
-    rate = np.empty_like(way)
-    for column, i in ((x, 0), (y, 1), (heading, 2), (steering, 7)):
-        column[0] = states[:, 0, i]
-    lag = DT / (DT + STEERING_LAG)
-    for k in range(n):
-        h, delta = heading[k], steering[k]
-        e_y = (y[k] - y_ref[k]) * cos_ref[k] - (x[k] - x_ref[k]) * sin_ref[k]
-        e_psi = wrap(h - h_ref[k])
-        turned = wrap(e_psi + gains.turned_steering[k] * delta - gains.turned_offset[k])
-        u = gains.offset[k] - (
-            gains.lateral[k] * e_y
-            + gains.heading[k] * e_psi
-            + gains.steering[k] * delta
-            + gains.turned_heading[k] * turned
+    """Fills the remaining columns of `states`; speed and acceleration are there.
+
+    As long as no heading error leaves (-pi, pi), the steering command is one linear function of x,
+    y, heading and steering. Only plans where one does are rolled out again, with turns taken off.
+    """
+    start = states[:, 0]
+    heading = np.unwrap(np.concatenate([start[:, None, 2], poses[..., 2]], axis=1))[:, 1:].T
+    command = _linear_command(poses, heading, gains, start)
+    way = DT * states[:, :-1, 3].T
+    motion = np.stack([way, way, way / WHEEL_BASE], axis=1)  # 40 3 p
+    first = np.stack([np.zeros(len(states)), np.zeros(len(states)), start[:, 2], start[:, 7]])
+    columns, change = _steer(first, motion, command)
+    wraps = _leaves_half_turn(columns, heading, gains)
+    if wraps.any():
+        wrapping = _Gains(*(gain[..., wraps] for gain in gains))
+        columns[..., wraps], change[..., wraps] = _steer(
+            first[:, wraps], motion[..., wraps], command[..., wraps], wrapping, heading[:, wraps]
         )
-        # The bicycle: poses move with the speed and the steering of before.
-        x[k + 1] = x[k] + way[k] * np.cos(h)
-        y[k + 1] = y[k] + way[k] * np.sin(h)
-        heading[k + 1] = h + way[k] * np.tan(delta) / WHEEL_BASE
-        change = lag * DT * u
-        rate[k] = change / DT
-        steering[k + 1] = np.clip(delta + change, -MAX_STEERING, MAX_STEERING)
-    states[:, 1:, 0], states[:, 1:, 1] = x[1:].T, y[1:].T
-    states[:, 1:, 2] = wrap(heading[1:]).T
-    states[:, 1:, 7], states[:, 1:, 8] = steering[1:].T, rate.T
+    states[:, 1:, 0] = start[:, None, 0] + columns[1:, 0].T
+    states[:, 1:, 1] = start[:, None, 1] + columns[1:, 1].T
+    states[:, 1:, 2] = wrap(columns[1:, 2].T)
+    states[:, 1:, 7] = columns[1:, 3].T
+    states[:, 1:, 8] = change.T / DT
     states[:, 1:, 9] = states[:, 1:, 3] * np.tan(states[:, 1:, 7]) / WHEEL_BASE
     states[:, 1:, 10] = np.diff(states[..., 9], axis=1) / DT
+
+
+def _linear_command(
+    poses: Poses,
+    heading: Float[np.ndarray, "41 p"],
+    gains: _Gains,
+    start: Float[np.ndarray, "p 11"],
+) -> Float[np.ndarray, "40 5 p"]:
+    """Factors of x, y (from the start), heading, steering and 1 in the change of the steering."""
+    x_ref, y_ref = (poses[:, :-1, i].T - start[:, i] for i in range(2))
+    heading = heading[:-1]
+    across_x, across_y = -np.sin(heading) * gains.lateral, np.cos(heading) * gains.lateral
+    turn = gains.heading + gains.turned_heading
+    rest = gains.offset + gains.turned_heading * gains.turned_offset
+    rest += across_x * x_ref + across_y * y_ref + turn * heading
+    steering = gains.steering + gains.turned_heading * gains.turned_steering
+    lag = DT / (DT + STEERING_LAG)
+    return (lag * DT) * np.stack([-across_x, -across_y, -turn, -steering, rest], axis=1)
+
+
+def _steer(
+    first: Float[np.ndarray, "4 p"],
+    motion: Float[np.ndarray, "40 3 p"],
+    command: Float[np.ndarray, "40 5 p"],
+    gains: _Gains | None = None,
+    heading: Float[np.ndarray, "41 p"] | None = None,
+) -> tuple[Float[np.ndarray, "41 5 p"], PerStep]:
+    """x, y, heading, steering (and 1) at every tick, and how the steering wants to change.
+
+    With `gains` and the plans' `heading`, heading errors are wrapped.
+    """
+    columns = np.empty((NUM_TICKS, 5, first.shape[1]))
+    columns[0, :4], columns[:, 4] = first, 1.0
+    change = np.empty((NUM_TICKS - 1, first.shape[1]))
+    for k in range(NUM_TICKS - 1):
+        now, after = columns[k], columns[k + 1]
+        np.add.reduce(command[k] * now, axis=0, out=change[k])
+        if gains is not None and heading is not None:
+            change[k] += _taken_off(k, now, gains, heading)
+        # The bicycle: poses move with the speed and the steering of before.
+        np.cos(now[2], out=after[0])
+        np.sin(now[2], out=after[1])
+        np.tan(now[3], out=after[2])
+        after[:3] *= motion[k]
+        after[:3] += now[:3]
+        np.minimum(np.maximum(now[3] + change[k], -MAX_STEERING), MAX_STEERING, out=after[3])
+    return columns, change
+
+
+def _taken_off(
+    k: int, now: Float[np.ndarray, "5 p"], gains: _Gains, heading: Float[np.ndarray, "41 p"]
+) -> Float[np.ndarray, " p"]:
+    """What full turns in the heading errors had added to the linear command."""
+    error = now[2] - heading[k]
+    turned = error + gains.turned_steering[k] * now[3] - gains.turned_offset[k]
+    extra = gains.heading[k] * (error - wrap(error))
+    extra += gains.turned_heading[k] * (turned - wrap(turned))
+    return (DT / (DT + STEERING_LAG) * DT) * extra
+
+
+def _leaves_half_turn(
+    columns: Float[np.ndarray, "41 5 p"], heading: Float[np.ndarray, "41 p"], gains: _Gains
+) -> Bool[np.ndarray, " p"]:
+    """Whether a heading error, or the one predicted for the horizon's end, needs wrapping."""
+    error = columns[:-1, 2] - heading[:-1]
+    turned = error + gains.turned_steering * columns[:-1, 3] - gains.turned_offset
+    half = math.pi - 1e-9  # at half a turn rounding decides: leave it to the exact way
+    return np.logical_or(np.abs(error) > half, np.abs(turned) > half).any(axis=0)

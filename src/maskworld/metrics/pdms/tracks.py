@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from maskworld.metrics.pdms.geometry import Boxes
+
+NUM_STATES = 51
+"""Ticks of a track, every 0.1 s from t = 0 to 5 s (NAVSIM)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +33,14 @@ class Tracks:
     is_moving_class: Bool[np.ndarray, " m"]
     is_ignored: Bool[np.ndarray, " m"]
 
-    def boxes(self, track: Int[np.ndarray, " e"], tick: Int[np.ndarray, " e"]) -> Boxes:
-        """The boxes of tracks at ticks, one of each."""
-        poses, half_sizes = self.poses[track, tick], self.half_sizes[track]
-        x, y, heading = poses.T
-        return Boxes(x, y, heading, half_sizes[:, 0], half_sizes[:, 1])
+    def boxes(self, track: Int[np.ndarray, "*#e"], tick: Int[np.ndarray, "*#e"]) -> Boxes:
+        """The boxes of tracks at ticks, of shapes that broadcast."""
+        moment = track * NUM_STATES + tick
+        x, y, cos, sin = (column.take(moment) for column in self._columns)
+        half_length, half_width = self.half_sizes.T
+        return Boxes(x, y, cos, sin, half_length.take(track), half_width.take(track))
+
+    @cached_property
+    def _columns(self) -> tuple[Float[np.ndarray, "m 51"], ...]:
+        x, y, heading = np.moveaxis(self.poses, -1, 0).copy()
+        return x, y, np.cos(heading), np.sin(heading)

@@ -20,7 +20,9 @@ WHEEL_BASE = 3.089
 def box_centre(poses: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b 2"]:
     """The centre of the car's box for rear-axle poses (the first three of k: x, y, heading)."""
     heading = poses[..., 2]
-    return poses[..., :2] + CENTRE * np.stack([np.cos(heading), np.sin(heading)], axis=-1)
+    x = poses[..., 0] + CENTRE * np.cos(heading)
+    y = poses[..., 1] + CENTRE * np.sin(heading)
+    return np.moveaxis(np.stack([x, y]), 0, -1)  # x and y stay apart in memory: faster to use
 
 
 def box_corners(poses: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b 4 2"]:
@@ -28,6 +30,6 @@ def box_corners(poses: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b 4 2"]
     ahead = np.array([FRONT, -REAR, -REAR, FRONT])
     left = np.array([WIDTH, WIDTH, -WIDTH, -WIDTH]) / 2
     cos, sin = np.cos(poses[..., 2, None]), np.sin(poses[..., 2, None])
-    x = poses[..., 0, None] + ahead * cos - left * sin
-    y = poses[..., 1, None] + ahead * sin + left * cos
-    return np.stack([x, y], axis=-1)
+    x = poses[..., 0, None] + (ahead * cos - left * sin)
+    y = poses[..., 1, None] + (ahead * sin + left * cos)
+    return np.moveaxis(np.stack([x, y]), 0, -1)
