@@ -72,16 +72,19 @@ def drive(
     worlds: Sequence[int],
     config: ClosedLoopConfig,
     generator: torch.Generator,
+    *,
+    device: torch.device | str = "cpu",
 ) -> list[DriveRecord]:
     """Drives every world once, all side by side so that plans are made in batches.
 
     Args:
         planner: None is the world's own expert, who acts at every step and sees everything.
+        device: where the planner is given its batches.
     """
     drives = [_Drive(world, config) for world in worlds]
     for _ in range(0, config.num_steps, config.replan_every):
         if planner is not None:
-            batch = collate([each.observation() for each in drives])
+            batch = collate([each.observation() for each in drives]).to(device)
             with torch.no_grad():
                 plans = planner.plan(batch, generator).cpu().double().numpy()
             for each, plan in zip(drives, plans, strict=True):
