@@ -12,7 +12,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
-from maskworld.metrics.pdms.simulator import DT, NUM_TICKS, States
+from maskworld.metrics.pdms.simulator import DT, NUM_TICKS, States, unwrap
 
 COMFORT_TERMS = (
     "longitudinal acceleration",
@@ -40,7 +40,7 @@ def comfort_terms(states: States) -> Bool[np.ndarray, "p 6"]:
     lon, lat = _filter(ax, 41, 2), _filter(ay, 41, 2)
     jerk = _filter(_filter(acceleration, 8, 2), 41, 2, 1)
     lon_jerk = _filter(_filter(ax, 8, 2), 41, 2, 1)
-    heading = np.unwrap(states[..., 2], axis=1)
+    heading = unwrap(states[..., 2])
     yaw_rate, yaw_acceleration = _filter(heading, 5, 2, 1), _filter(heading, 5, 3, 2)
     terms = [(lon > MIN_LON_ACCELERATION) & (lon < MAX_LON_ACCELERATION)]
     terms += [

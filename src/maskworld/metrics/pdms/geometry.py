@@ -68,13 +68,12 @@ class Outline:
         num_slabs = self.start.shape[1]
         slab = self.breaks.searchsorted(across, side="right") - 1
         is_inside = (slab >= 0) & (slab < num_slabs)
-        slab = slab.clip(0, num_slabs - 1)
         is_inside &= self._is_between(slab, across, height)
         # Where two slabs meet, an upright edge may stand: inside is what both call so.
-        on_break = np.flatnonzero(is_inside & (self.breaks.take(slab) == across))
+        on_break = np.flatnonzero(is_inside & (self.breaks.take(slab, mode="clip") == across))
         if on_break.size:
             before = slab[on_break] - 1
-            inside_too = self._is_between(before.clip(0), across[on_break], height[on_break])
+            inside_too = self._is_between(before, across[on_break], height[on_break])
             is_inside[on_break] = inside_too & (before >= 0)
         return is_inside
 
@@ -84,12 +83,13 @@ class Outline:
         across: Float[np.ndarray, " n"],
         height: Float[np.ndarray, " n"],
     ) -> Bool[np.ndarray, " n"]:
-        """Whether an odd number of the slab's edges lies below, and none at, each point."""
-        into = across - self.breaks.take(slab)
+        """Whether an odd number of the slab's edges lies below, and none at, each point. Numbers
+        beyond the slabs are read as the nearest one's."""
+        into = across - self.breaks.take(slab, mode="clip")
         is_odd = np.zeros(len(slab), dtype=bool)
         on_edge = np.zeros(len(slab), dtype=bool)
         for start, slope in zip(self.start, self.slope):
-            above = height - (start.take(slab) + slope.take(slab) * into)
+            above = height - (start.take(slab, mode="clip") + slope.take(slab, mode="clip") * into)
             is_odd ^= above > 0
             on_edge |= above == 0
         return is_odd & ~on_edge

@@ -145,7 +145,7 @@ def _compare(states: States, scores: StateScores, pool: bool) -> PDMScores:
     if pool:
         best = np.full(num_plans, scores.progress.max())
     beside = np.full(num_plans, num_plans)
-    reference = _finish(scores[beside], best, states[beside])
+    reference = _finish(scores[beside], best, np.broadcast_to(states[-1], states[:-1].shape))
     return _finish(scores[:-1], best, states[:-1], reference)
 
 

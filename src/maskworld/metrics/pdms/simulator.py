@@ -50,6 +50,13 @@ def wrap(angle: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
     return (angle + math.pi) % (2 * math.pi) - math.pi
 
 
+def unwrap(angles: Float[np.ndarray, "p t"]) -> Float[np.ndarray, "p t"]:
+    """The same angles, each within half a turn of the one before."""
+    turns = np.diff(angles, axis=1)
+    turns -= 2 * math.pi * np.round(turns / (2 * math.pi))
+    return np.cumsum(np.concatenate([angles[:, :1], turns], axis=1), axis=1)
+
+
 def track(plans: Plans, ego: EgoState) -> Poses:
     """The global poses every 0.1 s of plans in the ego's frame, the ego's own pose first.
 
@@ -231,7 +238,7 @@ def _roll_out_steering(poses: Poses, gains: _Gains, states: States) -> None:
     y, heading and steering. Only plans where one does are rolled out again, with turns taken off.
     """
     start = states[:, 0]
-    heading = np.unwrap(np.concatenate([start[:, None, 2], poses[..., 2]], axis=1))[:, 1:].T
+    heading = unwrap(np.concatenate([start[:, None, 2], poses[..., 2]], axis=1))[:, 1:].T
     command = _linear_command(poses, heading, gains, start)
     way = DT * states[:, :-1, 3].T
     motion = np.stack([way, way, way / WHEEL_BASE], axis=1)  # 40 3 p
