@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from maskworld.cli.material import (
@@ -20,10 +15,16 @@ from maskworld.cli.material import (
     user_material,
 )
 from maskworld.cli.quickstart import QuickstartOptions
+from maskworld.cli.quickstart_parts import (
+    Timer,
+    claim_folder,
+    print_summary,
+    read_curves,
+    write_videos,
+)
 from maskworld.cli.worlddreamer_scores import evaluate
 from maskworld.data.dataset import MemoryDataset
 from maskworld.data.loader import make_loader
-from maskworld.data.video_files import write_video
 from maskworld.evaluation.prediction import (
     tokens_of,
 )
@@ -38,21 +39,8 @@ from maskworld.training.config import Stage
 from maskworld.training.loop import train
 from maskworld.types import Clip, collate
 
-
-@dataclass
-class Timer:
-    """Wall-clock seconds of every phase, printed as they begin and end."""
-
-    seconds: dict[str, float]
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times a phase."""
-        print(f"[{name}]", flush=True)
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - started, 1)
-        print(f"[{name}] {self.seconds[name]:.1f} s", flush=True)
+CURVES = ("cross_entropy", "accuracy", "l1")
+"""Terms of the log that the report draws."""
 
 
 def run(options: QuickstartOptions) -> None:
@@ -98,19 +86,6 @@ def quickstart_recipe(options: QuickstartOptions) -> WorldDreamerRecipe:
     return replace(recipe, stages=stages)
 
 
-def claim_folder(options: QuickstartOptions) -> None:
-    """Makes sure that nothing of the user's is overwritten unasked."""
-    run_folder = options.out / "run"
-    if options.out.is_dir() and any(options.out.iterdir()):
-        if not (options.overwrite or options.resume):
-            raise ValueError(
-                f"Expected a new or empty folder, found files in {options.out}: pass another "
-                "--out, --resume to continue there, or --overwrite to replace a quickstart."
-            )
-        if options.overwrite and not options.resume and run_folder.is_dir():
-            shutil.rmtree(run_folder)
-
-
 def fit(
     model: WorldDreamer,
     recipe: WorldDreamerRecipe,
@@ -146,7 +121,7 @@ def fit(
         resume=options.resume,
         config={"recipe": recipe.name, "data": str(options.data or "drive")},
     )
-    curves.update(read_curves(options.out / "run" / "metrics.jsonl"))
+    curves.update(read_curves(options.out / "run" / "metrics.jsonl", CURVES))
 
 
 def single_frames(clip: Clip) -> Clip:
@@ -188,21 +163,6 @@ def encoded(model: WorldDreamer, clips: list[Clip]) -> list[Clip]:
     return done
 
 
-def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Loss curves of the run's log, by term."""
-    import json
-
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        step = int(row["step"])
-        for key in ("cross_entropy", "accuracy", "l1"):
-            for name, value in row.items():
-                if name.endswith(key) and isinstance(value, int | float):
-                    curves.setdefault(name, []).append((step, float(value)))
-    return curves
-
-
 def write_outputs(
     out: Path,
     model: WorldDreamer,
@@ -215,12 +175,7 @@ def write_outputs(
     """Writes model, metrics, videos and report, each whole or not at all."""
     save_release(model, out / "model", recipe.decoding)
     results.write(out / "metrics.json")
-    (out / "videos").mkdir(exist_ok=True)
-    for row in rows:
-        name = "".join(c if c.isalnum() else "-" for c in f"{row.section} {row.name}".lower())
-        strip = np.concatenate(list(row.panels.values()), axis=2)
-        enlarged = strip.repeat(2, axis=1).repeat(2, axis=2)
-        write_video(out / "videos" / f"{name}.mp4", enlarged, row.fps)
+    write_videos(out / "videos", rows)
     content = results.to_dict()
     write_report(
         out / "report.html",
@@ -246,11 +201,3 @@ NOTES = (
     "knowing nothing of the future; best_trivial is the best of the three at each step. Whether a "
     "model reads its actions shows in action sensitivity and steering, not in PSNR.",
 )
-
-
-def print_summary(out: Path, results: Results) -> None:
-    """The numbers a user looks for first, and where the rest is."""
-    for name, entry in results.to_dict()["metrics"].items():
-        low, high = entry["interval"]
-        print(f"  {name:34s} {entry['model']:9.3f}  [{low:.3f}, {high:.3f}]  n={entry['n']}")
-    print(f"\n{out / 'report.html'}")

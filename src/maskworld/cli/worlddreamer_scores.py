@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from maskworld.cli.material import Material
+from maskworld.cli.quickstart_parts import as_video, frame_rate, spread
 from maskworld.evaluation.baselines import TrivialFutures
 from maskworld.evaluation.likelihood import score_likelihood
 from maskworld.evaluation.prediction import (
@@ -235,19 +234,3 @@ def frames_of(prediction: Prediction, kind: str = "frames") -> Tensor:
     if frames is None:
         raise ValueError("Expected frames, found a tokenizer that cannot draw.")
     return frames
-
-
-def as_video(frames: Tensor) -> np.ndarray:
-    """One clip `v t c h w` as `t h w 3`, views side by side."""
-    return rearrange(frames, "v t c h w -> t h (v w) c").contiguous().numpy()
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Up to `count` indices spread evenly over `total`."""
-    count = min(count, total)
-    return [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
-
-
-def frame_rate(batch: Batch) -> float:
-    """Frames per second of the clips of a batch."""
-    return float(batch.fps[0]) if batch.fps is not None else 5.0

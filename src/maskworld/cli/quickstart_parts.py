@@ -1,0 +1,99 @@
+"""What the quickstarts of all systems share: the clock, the folder, curves, clips to show."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
+from torch import Tensor
+
+from maskworld.cli.quickstart import QuickstartOptions
+from maskworld.data.video_files import write_video
+from maskworld.evaluation.results import Results
+from maskworld.report import VideoRow
+from maskworld.types import Batch
+
+
+@dataclass
+class Timer:
+    """Wall-clock seconds of every phase, printed as they begin and end."""
+
+    seconds: dict[str, float]
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a phase."""
+        print(f"[{name}]", flush=True)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - started, 1)
+        print(f"[{name}] {self.seconds[name]:.1f} s", flush=True)
+
+
+def claim_folder(options: QuickstartOptions) -> None:
+    """Makes sure that nothing of the user's is overwritten unasked."""
+    run_folder = options.out / "run"
+    if options.out.is_dir() and any(options.out.iterdir()):
+        if not (options.overwrite or options.resume):
+            raise ValueError(
+                f"Expected a new or empty folder, found files in {options.out}: pass another "
+                "--out, --resume to continue there, or --overwrite to replace a quickstart."
+            )
+        if options.overwrite and not options.resume and run_folder.is_dir():
+            shutil.rmtree(run_folder)
+
+
+def read_curves(path: Path, keys: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+    """Curves of a run's log, by term: those whose names end with one of `keys`, which are also the
+    order they come in."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        step = int(row["step"])
+        for key in keys:
+            for name, value in row.items():
+                if name.endswith(key) and isinstance(value, int | float):
+                    curves.setdefault(name, []).append((step, float(value)))
+    return curves
+
+
+def write_videos(folder: Path, rows: Sequence[VideoRow]) -> None:
+    """Every row as one .mp4, its panels side by side, twice as large."""
+    folder.mkdir(exist_ok=True)
+    for row in rows:
+        name = "".join(c if c.isalnum() else "-" for c in f"{row.section} {row.name}".lower())
+        strip = np.concatenate(list(row.panels.values()), axis=2)
+        enlarged = strip.repeat(2, axis=1).repeat(2, axis=2)
+        write_video(folder / f"{name}.mp4", enlarged, row.fps)
+
+
+def print_summary(out: Path, results: Results) -> None:
+    """The numbers a user looks for first, and where the rest is."""
+    for name, entry in results.to_dict()["metrics"].items():
+        low, high = entry["interval"]
+        print(f"  {name:34s} {entry['model']:9.3f}  [{low:.3f}, {high:.3f}]  n={entry['n']}")
+    print(f"\n{out / 'report.html'}")
+
+
+def as_video(frames: UInt8[Tensor, "v t c h w"]) -> UInt8[np.ndarray, "t h w2 c"]:
+    """One clip as RGB frames, views side by side."""
+    return rearrange(frames, "v t c h w -> t h (v w) c").contiguous().numpy()
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Up to `count` indices spread evenly over `total`."""
+    count = min(count, total)
+    return [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
+
+
+def frame_rate(batch: Batch) -> float:
+    """Frames per second of the clips of a batch."""
+    return float(batch.fps[0]) if batch.fps is not None else 5.0
