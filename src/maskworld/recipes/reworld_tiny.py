@@ -43,9 +43,7 @@ RECIPE = ReWorldRecipe(
             dim=64, num_heads=4, num_layers=6, ffn_dim=64, video_dim=96, ego_hidden_dim=64
         ),
         bank_blocks=(1, 2, 3, 4, 5, 6),
-        tokenizer=CausalPatchConfig(
-            patch_size=12, channels=48, variance_power=0.25, decoder="conv"
-        ),
+        tokenizer=CausalPatchConfig(patch_size=12, channels=48, variance_power=0.0, decoder="conv"),
         text=None,
         future_actions=2,
         supervised_layers=(2,),
@@ -67,7 +65,7 @@ RECIPE = ReWorldRecipe(
         guidance=Guidance(gamma=1.0),
     ),
     stages=(
-        Stage("tokenizer", num_steps=300, batch_size=4, learning_rate=3e-3, save_every=0),
+        Stage("tokenizer", num_steps=200, batch_size=4, learning_rate=4e-3, save_every=0),
         Stage(
             "video",
             num_steps=1200,
