@@ -49,7 +49,7 @@ def test_an_unknown_recipe_suggests_the_nearest() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipe_configs_survive_json(name: str) -> None:
     config = load_recipe(name).system
-    assert config_from_json(WorldDreamerConfig, config_to_json(config), name) == config
+    assert config_from_json(type(config), config_to_json(config), name) == config
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from jaxtyping import Float, UInt8
 
 from maskworld.data.episodes import Source
+from maskworld.data.trajectories import UncutMoment
 from maskworld.data.transforms import Transform, apply_transforms
 from maskworld.data.windows import ClipIndex, full_ranges
-from maskworld.types import Clip
+from maskworld.types import Clip, PlanSample
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -40,6 +42,11 @@ class ClipDataset:
     Args:
         transforms: applied in order, with one generator per clip.
         reduction: how actions of skipped frames are combined.
+        plan_frame: fill `Clip.plan` with the episode's plan sample at this frame of a clip, its
+            last past one. Windows without one (the drive ends too soon) are left out and counted.
+
+    Raises:
+        ValueError: with `plan_frame`, episodes that know no plans, or no window with one.
     """
 
     def __init__(
@@ -48,12 +55,56 @@ class ClipDataset:
         index: ClipIndex,
         transforms: Sequence[Transform] = (),
         reduction: Literal["mean", "sum"] = "mean",
+        plan_frame: int | None = None,
     ) -> None:
         self.source, self.index = source, index
         self.transforms, self.reduction = list(transforms), reduction
+        self.plan_frame = plan_frame
+        self.without_plan: Counter[str] = Counter()
+        """Windows that were left out for want of a plan, by reason."""
+        self._kept: list[int] | None = None
+        if plan_frame is not None:
+            self._kept = [number for number in range(len(index)) if self._has_plan(number)]
+            if not self._kept:
+                raise ValueError(
+                    f"Expected clips of {source.name} with a plan at frame {plan_frame}, found "
+                    f"none: {_counted(self.without_plan)}. Give longer drives."
+                )
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.index) if self._kept is None else len(self._kept)
+
+    def __str__(self) -> str:
+        left_out = self.without_plan.total()
+        return str(self.index) + (
+            f", {left_out} left out without a plan ({_counted(self.without_plan)})"
+            if left_out
+            else ""
+        )
+
+    def plan(self, index: int) -> PlanSample:
+        """The plan sample of clip `index`, without its frames."""
+        return self._plan_at(index if self._kept is None else self._kept[index])
+
+    def _plan_at(self, number: int) -> PlanSample:
+        episode: Any = self.source.episode(self.index[number].episode)
+        if not hasattr(episode, "plan_at"):
+            raise ValueError(
+                f"Expected drives with the poses of the car to plan from, found none in "
+                f"{self.source.name}: give nuScenes, nuPlan, OpenScene or a LeRobot dataset with "
+                "a column `ego`."
+            )
+        assert self.plan_frame is not None
+        plan: PlanSample = episode.plan_at(self.index.frames(number)[self.plan_frame])
+        return plan
+
+    def _has_plan(self, number: int) -> bool:
+        try:
+            self._plan_at(number)
+        except UncutMoment as error:
+            self.without_plan[error.reason] += 1
+            return False
+        return True
 
     def __getitem__(self, index: int) -> Clip:
         """Clip `index` with the random draws of seed `index`."""
@@ -63,7 +114,8 @@ class ClipDataset:
 
     def get(self, index: int, seed: int) -> Clip:
         """Clip `index`, its transforms drawn from `seed`."""
-        window, frames = self.index[index], self.index.frames(index)
+        number = index if self._kept is None else self._kept[index]
+        window, frames = self.index[number], self.index.frames(number)
         episode: Any = self.source.episode(window.episode)
         pixels = tokens = labels = None
         if hasattr(episode, "read_tokens"):
@@ -81,6 +133,7 @@ class ClipDataset:
             tokens=tokens,
             labels=labels,
             actions=actions,
+            plan=None if self.plan_frame is None else self._plan_at(number),
             caption=episode.caption,
             fps=episode.fps / self.index.frame_stride,
             source=self.source.name,
@@ -257,6 +310,10 @@ class MemoryDataset:
 
     def get(self, index: int, seed: int) -> Clip:
         return apply_transforms(self.clips[index], self.transforms, seed)
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
 
 
 def _natural_order(path: Path) -> list[tuple[int, int, str]]:

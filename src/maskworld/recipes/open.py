@@ -11,6 +11,11 @@ from torch import nn
 
 from maskworld.data.dataset import IMAGE_SUFFIXES, ClipDataset, ImageDataset, ImageFolderSource
 from maskworld.data.lerobot import LeRobotSource
+from maskworld.data.resampling import ResampledSource
+from maskworld.data.sources.lerobot_plans import LeRobotDrives, knows_plans
+from maskworld.data.sources.nuplan import NuPlanSource
+from maskworld.data.sources.nuscenes import NuScenesSource
+from maskworld.data.sources.openscene import OpenSceneSource
 from maskworld.data.sources.tar_shards import TarShardStream, find_shards
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.data.sources.video_folder import SUFFIXES as VIDEO_SUFFIXES
@@ -29,7 +34,10 @@ from maskworld.weights import hub
 DECODING_FILE = "generation_config.json"
 """Beside config.json and model.safetensors: how the model is sampled unless the user says."""
 
-Source = LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource
+Drives = NuScenesSource | NuPlanSource | OpenSceneSource
+Source = LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource | Drives
+SENSOR_FOLDERS = ("sensor_blobs", "sensors")
+"""Where pictures of nuPlan and OpenScene lie: below the logs, or beside a folder above them."""
 if TYPE_CHECKING:
     Dataset = ClipDataset | ImageDataset | TarShardStream
 else:  # run-time checks of a torch IterableDataset only warn about torch's own annotations
@@ -121,8 +129,9 @@ def save_release(system: Any, folder: Path, decoding: ParallelDecoding | FlowSam
 
 
 def open_source(path: Path | str) -> Source | list[str]:
-    """The data at `path`, by what it holds: a LeRobot dataset, a video or a folder of videos, a
-    folder of images, a .npy array of tokens or a folder of them; for tar shards their names.
+    """The data at `path`, by what it holds: a LeRobot dataset, nuScenes, logs of nuPlan (*.db) or
+    OpenScene (*.jsonl), a video or a folder of videos, a folder of images, a .npy array of tokens
+    or a folder of them; for tar shards their names.
 
     Raises:
         ValueError: nothing there, or nothing of these.
@@ -135,6 +144,8 @@ def open_source(path: Path | str) -> Source | list[str]:
             return TokenSource(path)
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return VideoFolderSource(path)
+        if path.suffix in (".db", ".jsonl"):
+            return _open_logs(path)
         raise ValueError(
             f"Expected a video ({', '.join(VIDEO_SUFFIXES)}), an array of tokens (.npy, .npz) or "
             f"tar shards (.tar), found the file {path}."
@@ -143,6 +154,10 @@ def open_source(path: Path | str) -> Source | list[str]:
         raise ValueError(f"Expected data at {path}, found nothing: check the path.")
     if (path / "meta" / "info.json").is_file():
         return LeRobotSource(path)
+    if (path / "scene.json").is_file() or any(path.glob("v1.*/scene.json")):
+        return NuScenesSource(path)
+    if any(path.glob("*.db")) or any(path.glob("*.jsonl")):
+        return _open_logs(path)
     suffixes = {p.suffix.lower() for p in path.rglob("*") if p.is_file()}
     if suffixes & set(VIDEO_SUFFIXES):  # first: .npy files beside videos are their actions
         return VideoFolderSource(path)
@@ -156,6 +171,29 @@ def open_source(path: Path | str) -> Source | list[str]:
         f"Expected a LeRobot dataset, videos, images, .npy tokens or .tar shards in the folder "
         f"{path}, found {f'files of {sorted(suffixes)}' if suffixes else 'an empty folder'}."
     )
+
+
+def _open_logs(logs: Path) -> NuPlanSource | OpenSceneSource:
+    """nuPlan or OpenScene, by the kind of the logs; pictures are found beside them."""
+    is_nuplan = logs.suffix == ".db" or (logs.is_dir() and any(logs.glob("*.db")))
+    folder = logs if logs.is_dir() else logs.parent
+    places = [
+        place
+        for above in (folder, *folder.absolute().parents[:2])
+        for name in SENSOR_FOLDERS
+        for place in (above / name / folder.name, above / name)
+    ]
+    sensors = next((place for place in places if place.is_dir()), None)
+    if is_nuplan:
+        return NuPlanSource(logs, sensors)
+    return OpenSceneSource(logs, sensors)
+
+
+def drives_of(source: Source) -> LeRobotDrives | Drives | None:
+    """The same recordings with the poses of the car, from which plans are cut; None without."""
+    if isinstance(source, LeRobotSource):
+        return LeRobotDrives(source) if knows_plans(source) else None
+    return source if isinstance(source, Drives) else None
 
 
 def stride_to(fps: float, source: Source) -> int:
@@ -174,17 +212,22 @@ def open_dataset(
     rank: int = 0,
     world_size: int = 1,
     seed: int = 0,
+    plan_frame: int | None = None,
 ) -> Dataset:
     """Clips of `num_frames` frames (of as many independent images) of one source.
+
+    Recordings with time stamps are resampled to `fps` by them; of others every k-th frame is taken.
 
     Args:
         size: height and width; larger frames are cut to this shape and scaled.
         fps: frames per second that the clips come near to, unless `frame_stride` says.
         clip_stride: source frames between the starts of two clips.
         rank, world_size: this process among those that share tar shards.
+        plan_frame: clips get the plan at this frame of theirs, where the source knows plans.
 
     Raises:
-        ValueError: no clip fits, or tokens on another grid than `size`.
+        ValueError: no clip fits, tokens on another grid than `size`, or a recording with time
+            stamps that is slower than `fps`.
     """
     if isinstance(source, list):
         return TarShardStream(
@@ -200,7 +243,11 @@ def open_dataset(
     if isinstance(source, ImageFolderSource):
         return ImageDataset(source, num_frames, [ResizeCrop(size)])
     stride = frame_stride or stride_to(fps, source)
-    episodes: Any = source
+    drives = drives_of(source) if plan_frame is not None else None
+    episodes: Any = drives or source
+    if frame_stride is None and isinstance(source, Drives):
+        episodes, stride = ResampledSource(episodes, fps), 1
+        clip_stride = max(1, round(clip_stride * fps / source.fps))
     index = ClipIndex(episodes, num_frames, stride, clip_stride)
     if isinstance(source, TokenSource):
         if source.grid != size:
@@ -208,4 +255,5 @@ def open_dataset(
                 f"Expected tokens on a grid of {size}, found {source.grid} in {source.path}."
             )
         return ClipDataset(episodes, index)
-    return ClipDataset(episodes, index, [ResizeCrop(size)])
+    at = plan_frame if drives is not None else None
+    return ClipDataset(episodes, index, [ResizeCrop(size)], plan_frame=at)

@@ -30,8 +30,8 @@ RECIPE = WorldDreamerRecipe(
         tokenizer=PretrainedVQConfig(),  # f16, 8192 codes; --tokenizer names the file
         text=T5TextConfig(),
         masks=MaskMixture(tube=1.0),  # section 3.3
-        num_frames=24,  # section 4.2; 16 in pre-training
-        frame_size=(192, 320),  # section 4.2; 256 x 256 in pre-training
+        num_frames=24,  # section 4.2
+        frame_size=(192, 320),  # section 4.2
         fps=2.0,
     ),
     stages=(
@@ -44,6 +44,8 @@ RECIPE = WorldDreamerRecipe(
             weight_decay=0.01,
             precision="bf16",
             save_every=5_000,
+            num_frames=16,
+            frame_size=(256, 256),
         ),
         Stage(
             "finetune",

@@ -48,6 +48,11 @@ class Stage:
     """Steps between checkpoints; 0 = only at the end of the stage."""
     sample_every: int = 0
     """Steps between samples; 0 = none."""
+    num_frames: int | None = None
+    """Frames of this stage's windows, for a curriculum; None: the system's. Read by whoever makes
+    the stage's batches."""
+    frame_size: tuple[int, int] | None = None
+    """Height and width of this stage's frames; None: the system's."""
 
     def __post_init__(self) -> None:
         def check(holds: bool, name: str, expected: str) -> None:
@@ -62,6 +67,9 @@ class Stage:
             check(getattr(self, name) >= 1, name, "to be at least 1")
         for name in ("save_every", "sample_every", "warmup_steps"):
             check(getattr(self, name) >= 0, name, "to be at least 0")
+        size = self.frame_size or (1, 1)
+        check(self.num_frames is None or self.num_frames >= 1, "num_frames", "to be at least 1")
+        check(len(size) == 2 and min(size) >= 1, "frame_size", "height and width in pixels")
         check(self.warmup_steps <= self.num_steps, "warmup_steps", f"<= {self.num_steps} steps")
         check(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite")
         check(0 <= self.final_lr_ratio <= 1, "final_lr_ratio", "in [0, 1]")

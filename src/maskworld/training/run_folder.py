@@ -34,7 +34,11 @@ def describe_run(
         "system": system,
         "seed": seed,
         "num_processes": num_processes,
-        "stages": [asdict(stage) for stage in stages],
+        # A curriculum's fields only where a stage has them, so that older runs can be resumed.
+        "stages": [
+            {name: value for name, value in asdict(stage).items() if value is not None}
+            for stage in stages
+        ],
         "recipe": dict(recipe),
     }
     try:
