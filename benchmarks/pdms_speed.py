@@ -45,6 +45,8 @@ LANE_WIDTH = 3.5
 RADIUS = 150.0
 """Of the curve, metres."""
 WANTED_MS = 0.1
+MANY = 64
+"""Plans from which on that is wanted: a call alone takes one to three milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def report(size: Size, num_plans: int, repeats: int) -> None:
         low, middle = fastest_and_median(run, repeats)
         print(f"{name:<26}{low:>12.3f}{middle:>12.3f}{low / num_plans:>13.4f}")
     verdict = "reached" if low / num_plans <= WANTED_MS else "missed"
-    print(f"wanted {WANTED_MS} ms per plan: {verdict}")
+    if num_plans >= MANY:
+        print(f"wanted {WANTED_MS} ms per plan: {verdict}")
     print(f"{'first call on a scene':<26}{first:>12.3f}")
     low, middle = fastest_and_median(lambda: reference_plan(scene), max(3, repeats // 10))
     print(f"{'PDM-Closed, per scene':<26}{low:>12.3f}{middle:>12.3f}")

@@ -15,7 +15,7 @@ from maskworld.metrics.pdms.collisions import LOOK_AHEAD, collision_scores
 from maskworld.metrics.pdms.comfort import comfort_terms, filter_matrix
 from maskworld.metrics.pdms.geometry import Boxes, Line, boxes_touch
 from maskworld.metrics.pdms.roads import RoadMap
-from maskworld.metrics.pdms.scorer import off_road
+from maskworld.metrics.pdms.scorer import driving_direction, off_road
 from maskworld.metrics.pdms.simulator import reference_profiles, wrap
 from maskworld.metrics.pdms.vehicle import (
     FRONT,
@@ -224,6 +224,15 @@ def test_lanes_are_no_drivable_area_and_connectors_are_lanes() -> None:
     assert road.in_intersection(points).tolist() == [False, False, True]
     boxes = np.array([rectangle(3, 5, 1, 2), rectangle(1, 2, 1, 2), rectangle(7, 9, 1, 2)])
     assert road.in_multiple_lanes(boxes).tolist() == [True, False, False]
+    wide = RoadMap([*types, "lane"], [False] * 4, [*outlines, rectangle(0, 9.5, 0, 9)])
+    assert wide.in_multiple_lanes(boxes).tolist() == [False, False, False]
+
+
+def test_points_far_apart_are_found_among_many_polygons() -> None:
+    outlines = [rectangle(i, i + 1, 0, 1) for i in range(9)]
+    road = RoadMap(["carpark"] * 9, [False] * 9, outlines)
+    points = np.array([[i + 0.5, 0.5] for i in range(9)] + [[1e6, 0.5], [4.5, 1.5]])
+    assert road.in_drivable_area(points).tolist() == [True] * 9 + [False] * 2
 
 
 def slow_box(x: float, y: float, heading: float, length: float, width: float) -> shapely.Polygon:
@@ -337,17 +346,27 @@ def test_yaw_rate_is_bounded_and_unwrapped(rate: float, kept: bool) -> None:
     assert comfort_terms(states)[0].tolist() == [True] * 5 + [kept]
 
 
-@pytest.mark.parametrize(
-    ("jerk", "kept"), [(3.8, [True, True]), (4.3, [True, False]), (8.5, [False, False])]
-)
-def test_jerk_is_bounded_twice(jerk: float, kept: list[bool]) -> None:
-    states = np.zeros((1, 41, 11))
-    states[0, :, 5] = jerk * (DT * np.arange(41) - 2)
-    lon_jerk = comfort_terms(states)[0, 3]
-    assert lon_jerk == kept[1]
-    # The magnitude of the acceleration rises all the time where it starts at 0.
-    states[0, :, 5] = jerk * DT * np.arange(41)
-    assert comfort_terms(states)[0, 2] == kept[0]
+@pytest.mark.parametrize(("column", "term", "bound"), [(5, 3, 4.13), (5, 2, 8.37), (6, 2, 8.37)])
+def test_jerk_is_bounded_along_the_car_and_in_all(column: int, term: int, bound: float) -> None:
+    ramp = DT * np.arange(41)  # the magnitude rises all the time
+    response = np.abs(slow_filter(slow_filter(ramp, 8, 2, 0), 41, 2, 1)).max()
+    states = np.zeros((2, 41, 11))
+    for row, share in zip(states, (0.999, 1.001)):
+        row[:, column] = share * bound / response * ramp
+    assert comfort_terms(states)[:, term].tolist() == [True, False]
+    if column == 6:  # sideways there is none along the car
+        assert comfort_terms(states)[:, 3].all()
+
+
+@pytest.mark.parametrize(("step", "score"), [(0.18, 1), (0.185, 0.5), (0.54, 0.5), (0.55, 0)])
+def test_driving_direction_adds_up_eleven_increments(step: float, score: float) -> None:
+    centres = np.zeros((1, 41, 2))
+    centres[0, :, 0] = step * np.arange(41)
+    nowhere = RoadMap(["lane"], [True], [rectangle(-9, -8, -9, -8)])
+    assert driving_direction(centres, nowhere)[0] == score
+    # Ten increments off the route are below the bound, and increments on it do not count.
+    ten = RoadMap(["lane"], [True], [rectangle(-1, 30.5 * step, -1, 1)])
+    assert driving_direction(centres, ten)[0] == (1 if step < 0.2 else 0.5)
 
 
 def test_collisions_equal_a_search_over_all_ticks_with_shapely() -> None:
