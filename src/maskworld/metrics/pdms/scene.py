@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -162,7 +163,7 @@ class PDMScene:
             )
         for name, items in (("polygons", self.polygons), ("agents", self.agents)):
             ids = [item.id if isinstance(item, MapPolygon) else item.token for item in items]
-            twice = sorted({key for key in ids if ids.count(key) > 1})
+            twice = [key for key, count in Counter(ids).items() if count > 1]
             if twice:
                 raise ValueError(f"{name}: expected names that differ, found {twice[0]!r} twice.")
         object.__setattr__(self, "centerline", _checked_line(self.centerline))
