@@ -23,6 +23,9 @@ class TrainOptions:
       maskworld train worlddreamer-tiny --data clips/ photos/ --weights 0.8 0.2 --out run
       maskworld train worlddreamer-tiny --data clips/ --out run --resume
       maskworld train worlddreamer-tiny --data clips/ --init run/model --num-frames 16 --out long
+      maskworld train reworld-tiny --data nuscenes/ --pool pool/ --out run
+      maskworld train reworld-tiny --data clips/ --stages video --out run
+      maskworld train reworld-tiny --data nuscenes/ --start-at action --init run/model --out plans
       torchrun --nproc-per-node 8 -m maskworld train worlddreamer-paper --tokenizer vqvae/ \\
         --data "web-{000..099}.tar" --out run
     """
@@ -31,7 +34,8 @@ class TrainOptions:
     """Which recipe: `maskworld recipes` lists them."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = ()
     """What to train on, one or several: a video, a folder of videos or of images, a LeRobot
-    dataset, tar shards ("web-{000..099}.tar"), a .npy of tokens."""
+    dataset, nuScenes, logs of nuPlan (*.db) or OpenScene (*.jsonl), tar shards
+    ("web-{000..099}.tar"), a .npy of tokens."""
     out: Path = Path("run")
     """The run folder."""
     weights: Annotated[
@@ -43,7 +47,23 @@ class TrainOptions:
     init: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = None
     """Start from a trained model, at this or another length and frame size; its tokenizer stays."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """Published aMUSEd VQ weights (the file or its folder), for recipes that stand on them."""
+    """Published tokenizer weights, for recipes that stand on them: aMUSEd's VQ for WorldDreamer,
+    LTX-Video's VAE for ReWorld (the file or its folder)."""
+    video_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = (
+        None
+    )
+    """Published LTX-Video transformer that ReWorld's video tower starts from (the file or its
+    folder); it must be of the recipe's shape."""
+    stages: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="STAGE ...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Which of ReWorld's stages to train, in the recipe's order: video, action, joint. A tokenizer
+    that learns is always trained first, unless --init brings one."""
+    start_at: Annotated[str | None, tyro.conf.arg(metavar="STAGE", help_behavior_hint="")] = None
+    """The first of ReWorld's stages to train; those before it come from --init."""
+    pool: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """Scored candidates of the training scenes (`maskworld data mine`), from which stage joint
+    takes its hard negatives."""
     steps: Count = None
     """Optimizer steps of each stage; default: the recipe's."""
     tokenizer_steps: Count = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,14 @@ from einops import rearrange
 
 from maskworld.cli.adapt import check_fits, check_frame_size, fit_config
 from maskworld.cli.inputs import check_writable
+from maskworld.cli.stage_data import StageData, Windows, describe
 from maskworld.cli.train import TrainOptions
-from maskworld.data.dataset import ImageDataset
-from maskworld.data.loader import make_loader
-from maskworld.data.sources.tar_shards import TarShardStream
 from maskworld.data.storage import remove
 from maskworld.data.video_files import write_video
 from maskworld.evaluation.prediction import predict
 from maskworld.nn.config_io import config_to_json
 from maskworld.nn.weights_io import load_state_tensors, state_tensors
-from maskworld.recipes import load_recipe_of
+from maskworld.recipes import load_recipe, load_recipe_of
 from maskworld.recipes.open import (
     Dataset,
     Source,
@@ -31,7 +30,7 @@ from maskworld.recipes.open import (
     open_source,
     save_release,
 )
-from maskworld.recipes.recipe import WorldDreamerRecipe
+from maskworld.recipes.recipe import ReWorldRecipe, WorldDreamerRecipe
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamer, WorldDreamerConfig
 from maskworld.tokenizers.patch import PatchTokenizer
@@ -45,38 +44,33 @@ from maskworld.types import Batch
 
 FIT_FRAMES = 600
 """Frames that codes are fitted on: more patches than the fit takes."""
+REWORLD_OPTIONS = ("stages", "start_at", "pool", "video_weights")
+"""Of `TrainOptions`."""
 
 
 def run_training(options: TrainOptions) -> None:
     """Everything that can be wrong with the settings and the data is found before the run folder
     is made; a run that fails before its first checkpoint leaves none."""
+    recipe = load_recipe(options.recipe)
+    if isinstance(recipe, ReWorldRecipe):
+        from maskworld.cli.reworld_training import run_reworld_training
+
+        run_reworld_training(options, recipe)
+        return
     recipe = load_recipe_of(WorldDreamerRecipe, options.recipe)
-    if not options.data:
-        raise ValueError(
-            "Expected --data with something to train on: see `maskworld train --help`."
-        )
-    if options.weights and len(options.weights) != len(options.data):
-        raise ValueError(
-            f"Expected one of --weights per --data ({len(options.data)}), found "
-            f"{len(options.weights)}."
-        )
-    check_writable(options.out)
-    has_checkpoint = bool(list_checkpoints(options.out / "checkpoints"))
-    if has_checkpoint and not options.resume:
-        raise ValueError(
-            f"Expected a new folder, found a run in {options.out}: pass --resume to continue it, "
-            "or another --out."
-        )
+    _refuse_reworld_options(options)
+    has_checkpoint = check_run(options)
     sources = [open_source(path) for path in options.data]
     system, decoding = _build_system(options, recipe, sources)
     stages = _stages(options, recipe, system)
     data = _open_data(options, recipe, system.config, sources)
-    existed = options.out.exists()
+    for stage in stages:
+        data.datasets_of(stage)
     processes = processes_from_environment()
     if processes.is_main:
-        for dataset in data.datasets:
-            print(_describe(dataset), file=sys.stderr)
-    try:
+        for dataset in data.datasets():
+            print(describe(dataset), file=sys.stderr)
+    with clean_run_folder(options.out):
         # What a checkpoint holds is fitted already.
         if not has_checkpoint and isinstance(system.tokenizer, PatchTokenizer):
             _fit_tokenizer(system.tokenizer, data, options.seed)
@@ -94,16 +88,56 @@ def run_training(options: TrainOptions) -> None:
         )
         if processes.is_main:
             save_release(system.cpu(), options.out / "model", decoding)
-    except BaseException:
-        has_checkpoint = bool(list_checkpoints(options.out / "checkpoints"))
-        if processes.is_main and not existed and options.out.exists() and not has_checkpoint:
-            remove(options.out)
-        raise
     if processes.is_main:
         print(
             f"Trained {result.step} steps, last loss {result.loss:.4f} -> {options.out / 'model'}\n"
             f"Score it:  maskworld evaluate {options.out / 'model'} --data HELD_OUT\n"
             f"Dream:     maskworld generate {options.out / 'model'} --image FILE --out dream.mp4"
+        )
+
+
+def check_run(options: TrainOptions) -> bool:
+    """Checks data, weights and run folder; whether the folder has a checkpoint to resume from."""
+    if not options.data:
+        raise ValueError(
+            "Expected --data with something to train on: see `maskworld train --help`."
+        )
+    if options.weights and len(options.weights) != len(options.data):
+        raise ValueError(
+            f"Expected one of --weights per --data ({len(options.data)}), found "
+            f"{len(options.weights)}."
+        )
+    check_writable(options.out)
+    has_checkpoint = bool(list_checkpoints(options.out / "checkpoints"))
+    if has_checkpoint and not options.resume:
+        raise ValueError(
+            f"Expected a new folder, found a run in {options.out}: pass --resume to continue it, "
+            "or another --out."
+        )
+    return has_checkpoint
+
+
+@contextmanager
+def clean_run_folder(out: Path) -> Iterator[None]:
+    """Removes a run folder that this run made, where it fails before its first checkpoint."""
+    existed = out.exists()
+    try:
+        yield
+    except BaseException:
+        has_checkpoint = bool(list_checkpoints(out / "checkpoints"))
+        is_main = processes_from_environment().is_main
+        if is_main and not existed and out.exists() and not has_checkpoint:
+            remove(out)
+        raise
+
+
+def _refuse_reworld_options(options: TrainOptions) -> None:
+    given = [name for name in REWORLD_OPTIONS if getattr(options, name)]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(
+            f"Expected {flags} with a recipe of ReWorld only, found {options.recipe!r}: "
+            "WorldDreamer has one stage after its tokenizer, and no plans."
         )
 
 
@@ -159,69 +193,41 @@ def _published_tokenizer(options: TrainOptions) -> PretrainedVQ:
 # ------------------------------------------------------------------------------------------ data
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Datasets and how they are mixed."""
-
-    datasets: list[Dataset]
-    weights: list[float] | None
-    seed: int
-    num_workers: int
-
-    def batches(self, stage: Stage) -> Any:
-        """Endless batches of a stage, of this process."""
-        return make_loader(
-            self.datasets,
-            self.weights,
-            batch_size=stage.batch_size,
-            seed=derive_seed(self.seed, 0, f"data/{stage.name}") % 2**32,
-            num_workers=self.num_workers,
-        )
-
-    def first(self, num_clips: int, purpose: str) -> Any:
-        """Batches that are the same in all processes, besides those of training."""
-        seed = derive_seed(self.seed, 0, purpose) % 2**32
-        return make_loader(
-            self.datasets, self.weights, batch_size=num_clips, seed=seed, rank=0, world_size=1
-        )
-
-
 def _open_data(
     options: TrainOptions,
     recipe: WorldDreamerRecipe,
     config: WorldDreamerConfig,
     sources: Sequence[Source | list[str]],
-) -> _Data:
+) -> StageData:
     processes = processes_from_environment()
-    datasets = [
-        open_dataset(
+
+    def open_one(source: Source | list[str], windows: Windows) -> Dataset:
+        return open_dataset(
             source,
-            config.num_frames,
-            config.frame_size,
+            windows.num_frames,
+            windows.size,
             config.fps,
             clip_stride=_clip_stride(options, recipe),
             rank=processes.rank,
             world_size=processes.num_processes,
             seed=options.seed,
         )
-        for source in sources
-    ]
-    return _Data(datasets, list(options.weights) or None, options.seed, options.workers)
+
+    return StageData(
+        sources,
+        Windows(config.num_frames, config.frame_size),
+        open_one,
+        weights=options.weights,
+        seed=options.seed,
+        num_workers=options.workers,
+    )
 
 
 def _clip_stride(options: TrainOptions, recipe: WorldDreamerRecipe) -> int:
     return recipe.clip_stride if options.clip_stride is None else options.clip_stride
 
 
-def _describe(dataset: Dataset) -> str:
-    if isinstance(dataset, TarShardStream):
-        return f"{dataset.name}: {len(dataset.shards)} tar shards"
-    if isinstance(dataset, ImageDataset):
-        return f"{dataset.source.name}: {len(dataset)} samples of {dataset.num_images} images"
-    return str(dataset.index)
-
-
-def _fit_tokenizer(tokenizer: PatchTokenizer, data: _Data, seed: int) -> None:
+def _fit_tokenizer(tokenizer: PatchTokenizer, data: StageData, seed: int) -> None:
     """Fits the codes on frames of the training data, alike in all processes; a tokenizer that
     came fitted stays."""
     if tokenizer.is_fitted:
@@ -245,7 +251,7 @@ def _stages(options: TrainOptions, recipe: WorldDreamerRecipe, system: WorldDrea
         if stage.name == "tokenizer":
             learns = any(p.requires_grad for p in system.tokenizer.parameters())
             if options.init is None and learns:
-                stages.append(_shortened(stage, options.tokenizer_steps))
+                stages.append(shortened(stage, options.tokenizer_steps))
             continue
         asked: dict[str, Any] = {
             "batch_size": options.batch_size,
@@ -254,22 +260,30 @@ def _stages(options: TrainOptions, recipe: WorldDreamerRecipe, system: WorldDrea
             "save_every": options.save_every,
             "sample_every": options.sample_every,
         }
-        stage = _shortened(stage, options.steps)
+        stage = shortened(stage, options.steps)
         draws = not isinstance(system.tokenizer, TokenGrid)
         given = {k: v for k, v in asked.items() if v is not None}
+        given |= own_windows(options)
         given.setdefault("sample_every", max(1, stage.num_steps // 4) if draws else 0)
         stages.append(replace(stage, **given, compile=options.compile or stage.compile))
     return stages
 
 
-def _shortened(stage: Stage, num_steps: int | None) -> Stage:
+def own_windows(options: TrainOptions) -> dict[str, Any]:
+    """A window or frame size that the user asks for holds for all stages."""
+    asked = {"num_frames": options.num_frames, "frame_size": options.frame_size}
+    return {name: None for name, value in asked.items() if value is not None}
+
+
+def shortened(stage: Stage, num_steps: int | None) -> Stage:
+    """The stage with another number of steps, where one is given."""
     if num_steps is None:
         return stage
     return replace(stage, num_steps=num_steps, warmup_steps=min(stage.warmup_steps, num_steps))
 
 
 def _sampler(
-    options: TrainOptions, recipe: WorldDreamerRecipe, data: _Data, decoding: ParallelDecoding
+    options: TrainOptions, recipe: WorldDreamerRecipe, data: StageData, decoding: ParallelDecoding
 ) -> Any:
     """Writes RUN/samples/step-N.mp4: real clips above, their dreamt futures below."""
     kept: list[Batch] = []
