@@ -151,7 +151,7 @@ def _interval(
     around the value. One split varies more than the mean of several: rather wide than narrow.
     """
     members = {name: np.flatnonzero(labels == name) for name in np.unique(labels)}
-    drawn = []
+    drawn: list[float] = []
     while len(drawn) < num_resamples:
         halves = []
         for half in split_groups(labels, rng):
