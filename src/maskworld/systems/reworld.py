@@ -20,6 +20,7 @@ ones nearby. Three stages, in this order: video, actions, both.
 | Eq. 10-12: readout, L_align, stage 2 | `_action_terms`, `objectives/alignment.py` |
 | Eq. 13-15: hard negatives | `objectives/repulsion.py: select_hard_negative`, `Batch.plan` |
 | Eq. 16-19: delta map, L_RDE, stage 3 | `_action_terms`, `objectives/repulsion.py` |
+| Table 2: SRA, SRA2, Self-Flow, REPA | `objectives/representation.py`; off by default |
 
 Deviations and readings: docs/adr/0009-reading-of-reworld.md.
 """
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -48,6 +50,7 @@ from maskworld.nn.pixels import to_unit
 from maskworld.nn.release import ReleaseMixin
 from maskworld.objectives.alignment import alignment_loss
 from maskworld.objectives.flow_matching import flow_matching_loss
+from maskworld.objectives.representation import RepresentationConfig, RepresentationObjective
 from maskworld.objectives.repulsion import repulsion_loss
 from maskworld.samplers.euler import euler
 from maskworld.samplers.flow_sampling import FlowSampling
@@ -93,6 +96,8 @@ class ReWorldConfig:
     """S of Eq. 7, from 1: {8} of 28 (Table 5). Empty = no intermediate supervision."""
     intermediate_weight: float = 0.5
     """lambda_Mid of Eq. 8 [?]; 0.5 in Internal Guidance."""
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    """A rival of the intermediate supervision (Table 2), in stages "video..."; none in ReWorld."""
     guidance_layer: int | None = None
     """Which supervised layer guides the sampler; None = the first."""
     alignment_layers: tuple[int, ...] = (12,)
@@ -203,6 +208,13 @@ class ReWorld(nn.Module, ReleaseMixin):
                 for layer in config.supervised_layers
             }
         )
+        self.representation = RepresentationObjective(
+            config.representation,
+            self.video,
+            config.video.num_layers,
+            dim,
+            config.tokenizer.channels,
+        )
         self.prompter = VideoPrompter(
             config.text,
             dim,
@@ -287,14 +299,17 @@ class ReWorld(nn.Module, ReleaseMixin):
         stage: str,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """L_Gen and lambda_Mid L_Mid."""
-        config = self.config
+        """L_Gen and lambda_Mid L_Mid, and a rival's loss."""
+        config, rival = self.config, self.representation
         b, v, k, _, gh, gw = latents.shape
         device = generator.device
         z0 = rearrange(latents, "b v k d gh gw -> (b v) (k gh gw) d")
         eps = torch.randn(z0.shape, generator=generator, device=device).to(z0)
-        t = config.video_times.sample(b, k, gh * gw, generator).to(z0)
-        noisy = add_noise(z0, eps, t.repeat_interleave(v, dim=0), self._context(latents))  # Eq. 1
+        draw = partial(config.video_times.sample, b, k, gh * gw, generator)
+        t, context, grid = draw().to(z0), self._context(latents), (k, gh, gw)
+        is_alone = stage != "standard"  # Eq. 5 has L_Gen and L_FM only
+        t, teacher_t = rival.times(t, draw, generator) if is_alone else (t, t)
+        noisy = add_noise(z0, eps, t.repeat_interleave(v, dim=0), context)  # Eq. 1
         prompt = self.prompter(
             Prompt(batch.captions or None, batch.actions, batch.has_actions, batch.fps, batch.plan),
             b,
@@ -302,14 +317,23 @@ class ReWorld(nn.Module, ReleaseMixin):
             drop_conditions(b, config.p_drop_prompt, generator),
             drop_conditions(b, config.p_drop_actions, generator),
         )
-        layers = () if stage == "standard" else config.supervised_layers
-        out = self.run_video(noisy.z, noisy.t, prompt, (k, gh, gw), v, layers)
+        layers, reads = (config.supervised_layers, rival.layers) if is_alone else ((), ())
+        out = self.run_video(noisy.z, noisy.t, prompt, grid, v, layers, reads)
         assert out.velocity is not None
         error = flow_matching_loss(out.velocity, noisy.target, noisy.context)
         terms = {"velocity": error}  # Eq. 2
         for layer, guess in out.intermediate.items():
             error = flow_matching_loss(guess, noisy.target, noisy.context)  # Eq. 7
             terms[f"intermediate_{layer}"] = config.intermediate_weight * error  # Eq. 8
+        if reads:
+
+            def teach(network: nn.Module, block: int) -> Tensor:
+                less = add_noise(z0, eps, teacher_t.repeat_interleave(v, dim=0), context)
+                given = (less.z, less.t, prompt, grid, v, (), (block,), block, network)
+                return self.run_video(*given).blocks[block]
+
+            frames = batch.frames if batch.frames is None else batch.frames.flatten(0, 1)
+            terms |= rival.terms(self.video, out.blocks, z0, context, teach, frames, grid)
         return terms
 
     def _action_terms(
@@ -397,7 +421,7 @@ class ReWorld(nn.Module, ReleaseMixin):
         action = ("action.", "action_ego.")
         unread = self._beyond_the_bank()
         if stage.startswith("video"):
-            named = self._named((*video, "heads."))
+            named = self._named((*video, "heads.", "representation.projector."))
         elif stage == "action":
             named = self._named(action)
         elif stage == "standard":
@@ -422,9 +446,11 @@ class ReWorld(nn.Module, ReleaseMixin):
         supervised: Sequence[int] = (),
         return_blocks: Sequence[int] = (),
         last_block: int | None = None,
+        network: nn.Module | None = None,
     ) -> VideoPass:
-        """One forward pass of the video tower over tokens of a grid (latent frames, rows,
-        columns), with the velocities of the `supervised` layers and the states of others."""
+        """One forward pass of the video tower (or `network`, a copy of it) over tokens of a grid
+        (latent frames, rows, columns), with the velocities of the `supervised` layers and the
+        states of others."""
         config, prompt = self.config, prompt.for_views(num_views)
         strides = self.tokenizer.temporal_stride, self.tokenizer.stride
         x, prior = z, None
@@ -433,9 +459,9 @@ class ReWorld(nn.Module, ReleaseMixin):
             mean = rearrange(self._carried(latents, grid[0]), "n k d gh gw -> n (k gh gw) d")
             x = torch.cat([z, mean], dim=-1)
             prior = linear_velocity(z, t.clamp(min=1e-3), mean, self.prior_variance)
-        if config.video_times.scope != "token":
+        if config.video_times.scope != "token" and config.representation.kind != "self_flow":
             t = t.unflatten(1, (grid[0], -1))[..., 0]  # one time per latent frame is cheaper
-        out = self.video(
+        out = (self.video if network is None else network)(
             x,
             t,
             positions=grid_positions(*grid, config.fps, *strides, device=z.device),
