@@ -52,7 +52,7 @@ def _with_actions(
 ) -> WorldDreamerConfig:
     """Speed and yaw rate are taken as the recipe takes them; other actions are divided by their
     standard deviations; without any in the data the model has no actions."""
-    found = [(source, rows) for source in sources if len(rows := _actions_of(source))]
+    found = [(source, rows) for source in sources if len(rows := actions_of(source))]
     widths = {rows.shape[1] for _, rows in found}
     if len(widths) > 1:
         raise ValueError(
@@ -69,7 +69,7 @@ def _with_actions(
     return replace(config, action_dim=width, action_scale=scale, integrate_actions=False)
 
 
-def _actions_of(source: Source | list[str], num_episodes: int = 32) -> np.ndarray:
+def actions_of(source: Source | list[str], num_episodes: int = 32) -> np.ndarray:
     """Actions of some episodes, all in rows; no row where there are none."""
     if isinstance(source, list):
         return np.zeros((0, 0))
@@ -93,7 +93,7 @@ def _is_driving(source: Source | list[str]) -> bool:
 def check_fits(config: WorldDreamerConfig, sources: Sequence[Source | list[str]]) -> None:
     """Raises ValueError where data does not suit a trained model."""
     for source in sources:
-        width = _actions_of(source).shape[1]
+        width = actions_of(source).shape[1]
         if width not in (0, config.action_dim):
             raise ValueError(
                 f"Expected actions of {config.action_dim} numbers, as the model of --init has, "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskworld.data.dataset import ClipDataset, ImageDataset
+from maskworld.data.dataset import ImageDataset
 from maskworld.data.loader import make_loader
 from maskworld.data.sources.tar_shards import TarShardStream
 from maskworld.recipes.open import Dataset, Source
@@ -99,4 +99,4 @@ def describe(dataset: Dataset) -> str:
         return f"{dataset.name}: {len(dataset.shards)} tar shards"
     if isinstance(dataset, ImageDataset):
         return f"{dataset.source.name}: {len(dataset)} samples of {dataset.num_images} images"
-    return str(dataset) if isinstance(dataset, ClipDataset) else str(dataset.index)
+    return str(dataset)

@@ -143,6 +143,31 @@ class ClipDataset:
         return apply_transforms(clip, self.transforms, seed)
 
 
+class SelectedClips:
+    """Some clips of a dataset, renumbered from 0."""
+
+    def __init__(self, dataset: ClipDataset, chosen: Sequence[int]) -> None:
+        if not chosen:
+            raise ValueError(f"Expected at least one clip of {dataset.source.name}, got none.")
+        self.dataset, self.chosen = dataset, list(chosen)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, of which {len(self)} are used"
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.dataset[self.chosen[index]]
+
+    def get(self, index: int, seed: int) -> Clip:
+        return self.dataset.get(self.chosen[index], seed)
+
+    def plan(self, index: int) -> PlanSample:
+        """The plan sample of clip `index`, without its frames."""
+        return self.dataset.plan(self.chosen[index])
+
+
 def actions_into(
     actions: Float[np.ndarray, "n a"],
     frames: Sequence[int],

@@ -176,7 +176,7 @@ def load_checkpoint(
     Raises:
         ValueError: a missing or damaged file (named), another system, another number of processes.
     """
-    state = _read_state(folder)
+    state = read_state(folder)
     for name, facts in state["files"].items():
         _verify(folder / name, facts)
     if system is not None and state["system"] != system:
@@ -199,7 +199,12 @@ def load_checkpoint(
     return Checkpoint(folder, state["step"], state, tensors, process)
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: step, stage, stage_name, system, ...; reads one small file.
+
+    Raises:
+        ValueError: missing, damaged, or of another format.
+    """
     path = folder / "state.json"
     if not path.is_file():
         raise ValueError(f"Expected a checkpoint with the file {path}, found none.")

@@ -1,0 +1,371 @@
+"""The work of `maskworld train reworld-...`: its stages in turn on the user's data."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+
+from maskworld.cli.errors import nearest
+from maskworld.cli.reworld_data import (
+    NEEDS_EXPERTS,
+    NeededPlans,
+    clips_of,
+    expert_plans,
+    fit_reworld_config,
+    open_reworld_data,
+)
+from maskworld.cli.stage_data import StageData, describe
+from maskworld.cli.train import TrainOptions
+from maskworld.cli.training import check_run, clean_run_folder, own_windows, shortened
+from maskworld.data.sources.tokens import TokenSource
+from maskworld.data.video_files import write_video
+from maskworld.nn.config_io import config_to_json
+from maskworld.nn.weights_io import load_state_tensors, state_tensors
+from maskworld.recipes.open import Source, load_reworld, open_source, save_release
+from maskworld.recipes.recipe import ReWorldRecipe
+from maskworld.samplers.flow_sampling import FlowSampling
+from maskworld.systems.reworld import ReWorld, ReWorldConfig
+from maskworld.tokenizers.causal_patch import CausalPatchTokenizer
+from maskworld.tokenizers.causal_vae import CausalVAE
+from maskworld.tokenizers.latent import PretrainedVideoVAEConfig, encode_views
+from maskworld.tokenizers.video_frames import check_clip_shape
+from maskworld.training.checkpoint import list_checkpoints, read_state
+from maskworld.training.config import Stage
+from maskworld.training.distributed import derive_seed, processes_from_environment
+from maskworld.training.loop import train
+from maskworld.types import Batch, Prompt
+
+FIT_CLIPS = 160
+"""Clips that patch latents and statistics of latents are fitted on."""
+
+
+def run_reworld_training(options: TrainOptions, recipe: ReWorldRecipe) -> None:
+    """Everything that can be wrong with the settings and the data is found before the run folder
+    is made; a run that fails before its first checkpoint leaves none."""
+    has_checkpoint = check_run(options)
+    chosen = choose_stages(options, recipe)
+    sources = [open_source(path) for path in options.data]
+    _check_sources(sources, options.data)
+    config, initial, sampling = _config(options, recipe, sources)
+    stages = _with_settings(options, chosen, config)
+    data = open_reworld_data(options, recipe, config, sources)
+    plans = _check_plans(options, stages, data)
+    system = _build_system(options, config, initial, is_resumed=has_checkpoint)
+    processes = processes_from_environment()
+    if processes.is_main:
+        for dataset in {id(d): d for s in stages for d in data.datasets_of(s)}.values():
+            print(describe(dataset), file=sys.stderr)
+    with clean_run_folder(options.out):
+        if not has_checkpoint:  # what a checkpoint holds is fitted already
+            _fit(system, data, plans, options.seed, is_new=initial is None)
+        result = train(
+            system,
+            stages,
+            _Batches(system, data, options),
+            options.out,
+            seed=options.seed,
+            device=options.device,
+            resume=options.resume,
+            config=_record(options, recipe, config, sampling),
+            on_sample=_Sampler(options, data, sampling),
+            tracker=options.tracker,
+        )
+        if processes.is_main:
+            save_release(system.cpu(), options.out / "model", sampling)
+    if processes.is_main:
+        model = options.out / "model"
+        print(
+            f"Trained {result.step} steps, last loss {result.loss:.4f} -> {model}\n"
+            f"Score it:  maskworld evaluate {model} --data HELD_OUT\n"
+            f"Dream:     maskworld generate {model} --video PAST --out dream.mp4"
+        )
+        if any(stage.name in NEEDS_EXPERTS for stage in stages):
+            print(f"Plan:      maskworld plan {model} --scene SCENE.json --video PAST")
+
+
+# ---------------------------------------------------------------------------------------- stages
+
+
+def choose_stages(options: TrainOptions, recipe: ReWorldRecipe) -> list[Stage]:
+    """The recipe's stages that the user asks for, in the recipe's order, all by default.
+
+    "video" names all rows of the video's curriculum. The tokenizer's stage is left out with --init.
+
+    Raises:
+        ValueError: unknown names, both ways of asking, or a stage whose forerunners nobody trains.
+    """
+    rows = [stage for stage in recipe.stages if stage.name != "tokenizer"]
+    names = list(dict.fromkeys([_kind(s) for s in rows] + [s.name for s in rows]))
+    asked = [*options.stages, *([options.start_at] if options.start_at else [])]
+    for name in asked:
+        if name not in names:
+            raise ValueError(
+                f"Expected a stage of {', '.join(names)} for {recipe.name}, found {name!r}."
+                f"{nearest(name, names)}"
+            )
+    if options.stages and options.start_at:
+        raise ValueError("Expected --stages or --start-at, found both: --stages says it all.")
+    chosen = rows
+    if options.stages:
+        chosen = [s for s in rows if s.name in options.stages or _kind(s) in options.stages]
+    elif options.start_at:
+        start = next(i for i, s in enumerate(rows) if options.start_at in (s.name, _kind(s)))
+        chosen = rows[start:]
+    missing = [row.name for row in rows[: rows.index(chosen[-1])] if row not in chosen]
+    if missing and options.init is None:
+        raise ValueError(
+            f"Expected a trained model to begin stage {chosen[0].name} with, as {missing[0]} is "
+            "not trained in this run: pass --init RUN/model, or train that stage too."
+        )
+    tokenizer = [s for s in recipe.stages if s.name == "tokenizer" and options.init is None]
+    return [*tokenizer, *chosen]
+
+
+def _kind(stage: Stage) -> str:
+    return stage.name.split("-")[0]
+
+
+def _with_settings(
+    options: TrainOptions, stages: Sequence[Stage], config: ReWorldConfig
+) -> list[Stage]:
+    """The stages with the user's settings; their windows suit the tokenizer."""
+    if options.tokenizer_steps is not None and all(s.name != "tokenizer" for s in stages):
+        warnings.warn("--tokenizer-steps has no effect: no tokenizer is trained", stacklevel=2)
+    found = []
+    for stage in stages:
+        if stage.name == "tokenizer":
+            found.append(shortened(stage, options.tokenizer_steps))
+            continue
+        asked: dict[str, Any] = {
+            "batch_size": options.batch_size,
+            "learning_rate": options.learning_rate,
+            "precision": options.precision,
+            "save_every": options.save_every,
+            "sample_every": options.sample_every,
+        }
+        stage = shortened(stage, options.steps)
+        given = {name: value for name, value in asked.items() if value is not None}
+        given.setdefault("sample_every", max(1, stage.num_steps // 4))
+        given |= own_windows(options)
+        found.append(replace(stage, **given, compile=options.compile or stage.compile))
+    for stage in found:
+        _check_window(config, stage.num_frames, stage.frame_size)
+    return found
+
+
+def _check_window(
+    config: ReWorldConfig, num_frames: int | None, size: tuple[int, int] | None
+) -> None:
+    """Raises ValueError for windows that the tokenizer cannot encode."""
+    tokenizer = config.tokenizer
+    height, width = size or config.frame_size
+    nearest_size = [
+        max(tokenizer.stride, round(side / tokenizer.stride) * tokenizer.stride)
+        for side in (height, width)
+    ]
+    if [height, width] != nearest_size:
+        raise ValueError(
+            f"Expected a frame size in multiples of {tokenizer.stride}, found {height} {width}: "
+            f"pass --frame-size {nearest_size[0]} {nearest_size[1]}."
+        )
+    frames = torch.empty(1, num_frames or config.num_frames, 3, height, width, device="meta")
+    check_clip_shape(frames, 3, tokenizer.stride, tokenizer.temporal_stride)
+
+
+# ---------------------------------------------------------------------------------------- system
+
+
+def _config(
+    options: TrainOptions, recipe: ReWorldRecipe, sources: Sequence[Source | list[str]]
+) -> tuple[ReWorldConfig, ReWorld | None, FlowSampling]:
+    """The config that the recipe, the options and the data ask for."""
+    asked: dict[str, Any] = {
+        "num_frames": options.num_frames,
+        "frame_size": options.frame_size,
+        "fps": options.fps,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if options.init is not None:
+        release = load_reworld(options.init)
+        unread = [f for f in ("tokenizer", "video_weights") if getattr(options, f) is not None]
+        if unread:
+            raise ValueError(
+                f"Expected no --{unread[0].replace('_', '-')} with --init, whose model has its "
+                "own: leave one of them out."
+            )
+        return replace(release.system.config, **asked), release.system, release.decoding
+    config = fit_reworld_config(replace(recipe.system, **asked), sources)
+    if isinstance(config.tokenizer, PretrainedVideoVAEConfig):
+        if options.tokenizer is None:
+            raise ValueError(
+                f"Expected --tokenizer with the published video VAE for {recipe.name}: the `vae` "
+                "folder of Lightricks/LTX-Video."
+            )
+        config = replace(config, tokenizer=PretrainedVideoVAEConfig.of(options.tokenizer))
+    elif options.tokenizer is not None:
+        raise ValueError(
+            f"Expected no --tokenizer for {recipe.name}, which trains its own: leave it out, or "
+            "take reworld-paper."
+        )
+    return config, None, recipe.sampling
+
+
+def _build_system(
+    options: TrainOptions, config: ReWorldConfig, initial: ReWorld | None, *, is_resumed: bool
+) -> ReWorld:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(options.seed, 0, "weights"))
+        system = ReWorld(config)
+    if initial is not None:
+        load_state_tensors(system, state_tensors(initial), str(options.init))
+    elif options.video_weights is not None:
+        from maskworld.weights.ltx import load_ltx_into
+
+        if not is_resumed:
+            load_ltx_into(system.video, options.video_weights)
+    elif isinstance(config.tokenizer, PretrainedVideoVAEConfig):
+        warnings.warn(
+            f"{options.recipe} starts from LTX-Video's weights in the paper; without "
+            "--video-weights the video tower is trained from scratch",
+            stacklevel=3,
+        )
+    return system
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+def _check_sources(sources: Sequence[Source | list[str]], names: Sequence[str]) -> None:
+    for source, name in zip(sources, names, strict=True):
+        if isinstance(source, TokenSource) or not hasattr(source, "episode"):
+            if isinstance(source, list):
+                continue  # tar shards
+            raise ValueError(f"Expected recordings in pixels for ReWorld, found others in {name}.")
+        if getattr(source.episode(0), "num_frames", 2) < 2:
+            raise ValueError(
+                f"Expected recordings for ReWorld, found single images in {name}: a future is "
+                "learnt from videos."
+            )
+
+
+def _check_plans(options: TrainOptions, stages: Sequence[Stage], data: StageData) -> NeededPlans:
+    """Opens the data of all stages; the experts' plans where a stage needs them, with negatives."""
+    planning = [stage.name for stage in stages if stage.name in NEEDS_EXPERTS]
+    for stage in stages:
+        if not data.datasets_of(stage):
+            raise ValueError(
+                f"Expected --data with plans for stage {stage.name}, found none that says where "
+                "the car was: give nuScenes, nuPlan, OpenScene or a LeRobot dataset with a column "
+                "`ego` (x, y, heading), or train the video alone with --stages video."
+            )
+    if options.pool is not None and "joint" not in planning:
+        warnings.warn("--pool has no effect without stage joint", stacklevel=3)
+    if "joint" in planning and options.pool is None:
+        warnings.warn(
+            "stage joint has no hard negatives, so it learns no repulsion (Eq. 18): mine them with "
+            "`maskworld data mine` and pass --pool",
+            stacklevel=3,
+        )
+    return expert_plans(data, stages)
+
+
+def _fit(system: ReWorld, data: StageData, plans: NeededPlans, seed: int, *, is_new: bool) -> None:
+    """Fits what is measured on data, not learnt: patch latents, ranges of plans and latents. What
+    came fitted stays. Alike in all processes."""
+    tokenizer, config = system.tokenizer, system.config
+    if isinstance(tokenizer, CausalPatchTokenizer) and is_new:
+        frames = clips_of(data, FIT_CLIPS, "fit")
+        generator = torch.Generator().manual_seed(derive_seed(seed, 0, "fit"))
+        tokenizer.fit(rearrange(frames, "b v t c h w -> (b v) t c h w"), generator)
+        if config.carries_past:
+            system.fit_statistics(encode_views(tokenizer, frames))
+    if plans.trajectories is None:
+        return
+    if config.trajectory == "dataset" and not bool(system.normaliser.statistics.is_fitted):
+        system.normaliser.fit(plans.trajectories)
+    if config.delta == "dataset" and not bool(system.delta.statistics.is_fitted):
+        system.delta.fit(plans.trajectories)
+
+
+class _Batches:
+    """Batches of a stage; before the first stage after a learnt tokenizer, its latents' mean and
+    deviation are measured."""
+
+    def __init__(self, system: ReWorld, data: StageData, options: TrainOptions) -> None:
+        self._system, self._data = system, data
+        # A checkpoint of a later stage brings its statistics with the weights.
+        self._measures = not options.resume or _stage_of(options.out) in (None, "tokenizer")
+
+    def __call__(self, stage: Stage) -> Any:
+        tokenizer = self._system.tokenizer
+        if (
+            self._measures
+            and isinstance(tokenizer, CausalVAE)
+            and not bool(tokenizer.is_measured)
+            and stage.name != "tokenizer"
+        ):
+            frames = clips_of(self._data, FIT_CLIPS, "fit")
+            tokenizer.fit_statistics(rearrange(frames, "b v t c h w -> (b v) t c h w"))
+        return self._data.batches(stage)
+
+
+def _stage_of(run: Path) -> str | None:
+    """The stage of a run's newest checkpoint."""
+    found = list_checkpoints(run / "checkpoints")
+    return str(read_state(found[-1][1])["stage_name"]) if found else None
+
+
+class _Sampler:
+    """Writes RUN/samples/step-N.mp4: real clips above, their dreamt futures below."""
+
+    def __init__(self, options: TrainOptions, data: StageData, sampling: FlowSampling) -> None:
+        self._options, self._data, self._sampling = options, data, sampling
+        self._batch: Batch | None = None
+
+    def __call__(self, system: ReWorld, step: int) -> None:
+        if isinstance(system.tokenizer, CausalVAE) and not bool(system.tokenizer.is_measured):
+            return
+        if self._batch is None:
+            self._batch = next(self._data.first(4, "samples"))
+        batch, config = self._batch.to(system.device), system.config
+        assert batch.frames is not None
+        actions = batch.actions if config.future_actions else None
+        prompt = Prompt(batch.captions, actions, batch.has_actions, batch.fps, batch.plan)
+        dream = system.generate(
+            batch.frames[:, :, : config.num_past],
+            prompt,
+            self._sampling,
+            torch.Generator(system.device).manual_seed(self._options.seed),
+        )
+        rows = torch.stack([batch.frames[:, 0].cpu(), dream.frames[:, 0].cpu()])
+        image = rearrange(rows, "rows b t c h w -> t (rows h) (b w) c").contiguous()
+        path = self._options.out / "samples" / f"step-{step:08d}.mp4"
+        write_video(path, image.numpy(), config.fps)
+
+
+def _record(
+    options: TrainOptions, recipe: ReWorldRecipe, config: ReWorldConfig, sampling: FlowSampling
+) -> dict[str, Any]:
+    """What config.json keeps; a resumed run must say the same."""
+
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return {
+        "name": recipe.name,
+        "data": [str(Path(path)) if "://" not in path else path for path in options.data],
+        "weights": list(options.weights),
+        "clip_stride": options.clip_stride or recipe.clip_stride,
+        "init": options.init,
+        "video_weights": text(options.video_weights),
+        "pool": text(options.pool),
+        "system_config": config_to_json(config),
+        "sampling": asdict(sampling),
+    }
