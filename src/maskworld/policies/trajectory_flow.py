@@ -62,7 +62,7 @@ class TrajectoryFlowConfig:
     """3 of a frame; of latents, their width."""
     num_past: int = 1
     """Frames (or latents) until now; the last of them is looked at, none after it."""
-    picture_size: tuple[int, int] = (32, 48)
+    picture_size: tuple[int, int] = (24, 36)
     """Frames are averaged down to this height and width first; latents are not."""
     picture_grid: tuple[int, int] = (3, 5)
     """Tokens the picture becomes (BeyondDrive: 30 context queries)."""
@@ -263,9 +263,9 @@ class _Look(nn.Module):
         super().__init__()
         stride = 2 if config.picture == "frame" else 1  # latents are small already
         self.grid = config.picture_grid
-        self.first = nn.Conv2d(config.picture_channels, 32, 3, stride=stride, padding=1)
-        self.second = nn.Conv2d(32, 64, 3, stride=stride, padding=1)
-        self.project = nn.Linear(64, config.dim)
+        self.first = nn.Conv2d(config.picture_channels, 16, 3, stride=stride, padding=1)
+        self.second = nn.Conv2d(16, 32, 3, stride=stride, padding=1)
+        self.project = nn.Linear(32, config.dim)
         num_tokens = self.grid[0] * self.grid[1]
         self.position = nn.Parameter(torch.randn(num_tokens, config.dim) / config.dim**0.5)
 
@@ -307,8 +307,8 @@ def fit_trajectory_flow(
     generator: torch.Generator,
     *,
     config: TrajectoryFlowConfig | None = None,
-    num_steps: int = 1500,
-    batch_size: int = 128,
+    num_steps: int = 1000,
+    batch_size: int = 64,
     learning_rate: float = 2e-3,
     device: torch.device | str = "cpu",
 ) -> TrajectoryFlow:
