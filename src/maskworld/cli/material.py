@@ -16,6 +16,9 @@ from maskworld.types import Batch, Clip, collate
 FRAMES_PER_SECOND = 5.0
 """Rate to which a user's video is thinned out, as near as its own rate allows."""
 
+FRAMES_AT_ONCE = 64
+"""Of a user's video, held at full size."""
+
 
 @dataclass(frozen=True)
 class Material:
@@ -107,7 +110,6 @@ def user_material(recipe: WorldDreamerRecipe, path: Path) -> Material:
     """
     from maskworld.data.dataset import ClipDataset
     from maskworld.data.sources.tokens import TokenSource
-    from maskworld.data.transforms import ResizeCrop
     from maskworld.data.windows import ClipIndex, split_by_time
     from maskworld.recipes.open import open_source, stride_to
 
@@ -120,11 +122,12 @@ def user_material(recipe: WorldDreamerRecipe, path: Path) -> Material:
     is_tokens = isinstance(source, TokenSource)
     stride = 1 if is_tokens else stride_to(FRAMES_PER_SECOND, source)
     fraction = 1 / 6 if is_tokens else 0.25
-    transforms = [] if is_tokens else [ResizeCrop(recipe.system.frame_size)]
+    if not is_tokens:
+        source = _in_memory(source, recipe.system.frame_size)
     parts: list[list[Clip]] = []
     for ranges in split_by_time(source, fraction):
         index = ClipIndex(source, recipe.system.num_frames, stride, 1, ranges)
-        dataset = ClipDataset(source, index, transforms)
+        dataset = ClipDataset(source, index)
         parts.append([dataset[i] for i in range(len(dataset))])
     train, held_out = parts
     span = (recipe.system.num_frames - 1) * stride + 1
@@ -144,6 +147,32 @@ def user_material(recipe: WorldDreamerRecipe, path: Path) -> Material:
             "intervals": "over stretches as long as a clip, of which there are few",
         },
     )
+
+
+def _in_memory(source: Any, size: tuple[int, int]) -> Any:
+    """The same episodes, every frame read and resized once: windows overlap."""
+    from maskworld.data.episodes import ArrayEpisode, ListSource
+    from maskworld.data.transforms import ResizeCrop
+
+    fit, episodes = ResizeCrop(size), []
+    for number in range(len(source)):
+        episode: Any = source.episode(number)
+        parts = []
+        for start in range(0, episode.num_frames, FRAMES_AT_ONCE):
+            chunk = range(start, min(start + FRAMES_AT_ONCE, episode.num_frames))
+            clip = Clip(frames=torch.from_numpy(np.ascontiguousarray(episode.read(chunk))))
+            parts.append(fit(clip, torch.Generator()).frames)
+        frames = torch.cat([part for part in parts if part is not None], dim=1)
+        episodes.append(
+            ArrayEpisode(
+                frames.numpy(),
+                episode.fps,
+                episode.caption,
+                episode.actions,
+                segments=episode.segments,
+            )
+        )
+    return ListSource(episodes, source.name)
 
 
 def mirrored(clips: Sequence[Clip], action_names: tuple[str, ...]) -> list[Clip]:
