@@ -12,9 +12,10 @@ from maskworld.data.transforms import (
     HorizontalFlip,
     ResizeCrop,
     apply_transforms,
+    mirror_plan,
     swap_left_right,
 )
-from maskworld.types import Clip
+from maskworld.types import Clip, PlanSample
 
 
 def random_clip(views: int = 1, size: tuple[int, int] = (12, 20)) -> Clip:
@@ -48,6 +49,32 @@ def test_a_flip_mirrors_pixels_labels_the_yaw_rate_and_the_words() -> None:
     assert torch.equal(flipped.actions, clip.actions * torch.tensor([1.0, -1.0]))
     assert flipped.caption == "turning right, Left lane"
     assert_equal(apply_transforms(flipped, [FLIP], seed=0), clip)
+
+
+def test_a_flip_mirrors_the_plan_and_gives_the_moment_another_name() -> None:
+    trajectory = torch.tensor([[5.0, 1.0, 0.3], [9.0, 3.0, 0.6]])
+    plan = PlanSample(
+        ego=torch.tensor([8.0, 0.5, -1.0, 2.0]),
+        command=0,
+        trajectory=trajectory,
+        negative=trajectory + 1,
+        token="drive/merge/3/20",
+    )
+    flipped = apply_transforms(replace(random_clip(), plan=plan), [FLIP], seed=0).plan
+    assert flipped is not None
+    assert torch.equal(flipped.ego, torch.tensor([8.0, -0.5, -1.0, -2.0]))
+    assert flipped.command == 2
+    assert flipped.trajectory is not None
+    assert torch.equal(flipped.trajectory, torch.tensor([[5.0, -1.0, -0.3], [9.0, -3.0, -0.6]]))
+    assert flipped.negative is not None
+    assert torch.equal(flipped.negative, torch.tensor([[6.0, -2.0, -1.3], [10.0, -4.0, -1.6]]))
+    # The mirrored moment is none that a pool of the original knows.
+    assert flipped.token != plan.token
+    back = mirror_plan(flipped)
+    assert (back.command, back.token) == (0, plan.token)
+    assert torch.equal(back.ego, plan.ego)
+    for command in (1, 3):  # straight on and unknown have no mirror image
+        assert mirror_plan(replace(plan, command=command)).command == command
 
 
 def test_a_flip_exchanges_left_and_right_cameras() -> None:

@@ -16,9 +16,11 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from maskworld.types import Clip
+from maskworld.types import Clip, PlanSample
 
 Transform: TypeAlias = Callable[[Clip, torch.Generator], Clip]
+MIRRORED = "/mirrored"
+"""Ends the token of a mirrored moment."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class ResizeCrop:
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirrors a clip with probability `p`: pixels and labels, the sign of some actions, the words
-    left and right in the caption, and cameras named left and right change places.
+    """Mirrors a clip with probability `p`: pixels and labels, the sign of some actions, the plan
+    (`mirror_plan`), the words left and right in the caption; cameras named left and right change
+    places.
 
     Args:
         action_names: names of the action channels, needed where clips have actions.
@@ -87,6 +90,7 @@ class HorizontalFlip:
             frames=frames[order].flip(-1),
             labels=None if clip.labels is None else clip.labels[order].flip(-1),
             actions=actions,
+            plan=None if clip.plan is None else mirror_plan(clip.plan),
             caption=swap_left_right(clip.caption),
         )
 
@@ -113,6 +117,28 @@ class HorizontalFlip:
                 "pass the names of all views; left ones need a right one of the same name."
             )
         return [normal.index(name) for name in mirrored]
+
+
+def mirror_plan(plan: PlanSample) -> PlanSample:
+    """The plan of the mirrored moment: vy, ay, waypoints' y and headings change sign, and left and
+    right commands change places. Twice gives the plan back.
+
+    The mirrored moment has a token of its own, so that no pool of the other is looked up for it.
+    """
+    swapped = {0: 2, 2: 0}
+    is_mirrored = plan.token.endswith(MIRRORED)
+    return replace(
+        plan,
+        ego=plan.ego * plan.ego.new_tensor([1.0, -1.0, 1.0, -1.0]),
+        command=swapped.get(plan.command, plan.command),
+        trajectory=_mirror_waypoints(plan.trajectory),
+        negative=_mirror_waypoints(plan.negative),
+        token=plan.token.removesuffix(MIRRORED) if is_mirrored else plan.token + MIRRORED,
+    )
+
+
+def _mirror_waypoints(waypoints: Float[Tensor, "l 3"] | None) -> Float[Tensor, "l 3"] | None:
+    return None if waypoints is None else waypoints * waypoints.new_tensor([1.0, -1.0, -1.0])
 
 
 @dataclass(frozen=True)
