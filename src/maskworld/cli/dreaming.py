@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from maskworld.cli.generate import GenerateOptions
 from maskworld.data.storage import atomic_path
 from maskworld.data.transforms import ResizeCrop
 from maskworld.data.video_files import write_video
-from maskworld.recipes.open import load_worlddreamer
+from maskworld.recipes.open import load_worlddreamer, system_name
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import (
     TASKS,
     Task,
@@ -33,6 +35,7 @@ from maskworld.tokenizers.token_grid import TokenGrid
 from maskworld.training.distributed import Processes, choose_device
 from maskworld.types import Clip, Prompt
 
+GUIDED_BY_TEXT = "it is guided by --guidance-scale"
 PAPER_KEEP = 0.25
 """Share of tokens that stylization keeps in models that read no reference. Ours; the paper gives
 none."""
@@ -41,6 +44,17 @@ none."""
 def generate_video(options: GenerateOptions) -> None:
     """Reads and checks all inputs, dreams, writes one file."""
     inputs.check_output(options.out, (".mp4", ".npy"))
+    if system_name(options.model) == ReWorld.name:
+        from maskworld.cli.reworld_dreaming import dream_on
+
+        dream_on(options)
+        return
+    refuse(
+        options,
+        {"gamma": GUIDED_BY_TEXT, "cfg_scale": GUIDED_BY_TEXT},
+        "WorldDreamer",
+    )
+    options = replace(options, num_context=options.num_context or 1)
     task = choose_task(options)
     release = load_worlddreamer(options.model)
     system = release.system.to(choose_device(options.device, Processes()))
@@ -66,6 +80,19 @@ def generate_video(options: GenerateOptions) -> None:
         _write(options.out, system, tokens)
     seconds = time.perf_counter() - started
     print(f"{task}: {num_frames} frames in {seconds:.1f} s -> {options.out}")
+
+
+def refuse(options: GenerateOptions, reasons: Mapping[str, str], system: str) -> None:
+    """Raises ValueError for an option that means nothing to a system, with the reason.
+
+    Args:
+        reasons: by the name of the option.
+    """
+    defaults = {field.name: field.default for field in fields(GenerateOptions)}
+    for name, reason in reasons.items():
+        if getattr(options, name) != defaults[name]:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"Expected no {flag} for a model of {system}: {reason}.")
 
 
 def choose_task(options: GenerateOptions) -> Task:
@@ -165,6 +192,7 @@ def _num_frames(options: GenerateOptions, task: Task, system: WorldDreamer) -> i
             f"Expected at most {window} frames for {task}, the window of this model, found "
             f"--num-frames {num_frames}: only the future can be dreamt beyond one window."
         )
+    assert options.num_context is not None
     if options.video and not 1 <= options.num_context < num_frames:
         raise ValueError(
             f"Expected --num-context of 1 to {num_frames - 1} of {num_frames} frames, found "
@@ -183,21 +211,22 @@ def _given(
     """Tokens `1 t gh gw` and which of them are hidden."""
     size, stride = system.config.frame_size, system.tokenizer.stride
     tokens = torch.zeros(1, num_frames, size[0] // stride, size[1] // stride, dtype=torch.long)
-    places = {
+    given = options.num_context if options.video and options.num_context is not None else 1
+    places: list[int] = {
         "text-to-video": [],
-        "image-to-video": list(range(options.num_context if options.video else 1)),
-        "action-to-video": list(range(options.num_context if options.video else 1)),
+        "image-to-video": list(range(given)),
+        "action-to-video": list(range(given)),
         "interpolation": [0, -1],
     }.get(task, list(range(num_frames)))
     region = None
     if places:
-        given, fill = _read_given(options, task, system, places)
-        if given.shape[1:] != tokens.shape[2:]:
+        codes, fill = _read_given(options, task, system, places)
+        if codes.shape[1:] != tokens.shape[2:]:
             raise ValueError(
                 f"Expected codes on a grid of {tuple(tokens.shape[2:])}, as the model was trained, "
-                f"found {tuple(given.shape[1:])} in {options.video}."
+                f"found {tuple(codes.shape[1:])} in {options.video}."
             )
-        tokens[0, places] = given.cpu()
+        tokens[0, places] = codes.cpu()
         if fill is not None:
             region = region_of_pixels(fill[None, None], stride).expand(tokens.shape)
     b, t, gh, gw = tokens.shape

@@ -27,6 +27,7 @@ class GenerateOptions:
       maskworld generate run/model --task inpainting --video in.mp4 --box 40 20 64 48
       maskworld generate run/model --task stylization --video in.mp4 --prompt "night"
       maskworld generate run/model --task interpolation --image first.png last.png
+      maskworld generate rw/model --video past.mp4 --gamma 1.4 --out dream.mp4     (ReWorld)
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
@@ -42,11 +43,13 @@ class GenerateOptions:
     """The first frame; for interpolation the first and the last."""
     video: File = None
     """A video to continue (--num-context frames of it), fill in, restyle, or whose ends to join.
-    For a model of foreign codes: a .npy array of codes."""
-    num_context: int = 1
-    """Frames at the start of --video that are given when its future is predicted."""
+    For a model of foreign codes: a .npy array of codes. ReWorld continues its last frames."""
+    num_context: Count = None
+    """Frames at the start of --video that are given when its future is predicted; default: 1.
+    ReWorld is always given as many as it was trained with, from the end."""
     actions: File = None
-    """.npy, .csv or .json with one row of numbers per frame; row t is the step into frame t."""
+    """.npy, .csv or .json with one row of numbers per frame; row t is the step into frame t. For
+    ReWorld one row per future frame, or one for every frame of its window."""
     box: Annotated[Box | None, tyro.conf.arg(metavar="X Y WIDTH HEIGHT"), _QUIET] = None
     """Region to fill in by inpainting, in pixels of --video."""
     mask: File = None
@@ -66,6 +69,10 @@ class GenerateOptions:
     """Randomness of the tokens, 0 = most likely; default: as the model was released."""
     guidance_scale: Number = None
     """How much the prompt counts, 1 = no guidance; default: as the model was released."""
+    gamma: Number = None
+    """ReWorld: self-guidance, 1 = none; default: as the model was released."""
+    cfg_scale: Number = None
+    """ReWorld: classifier-free guidance, 1 = none; default: as the model was released."""
     seed: int = 0
     """The same seed gives the same video."""
     device: str = "auto"

@@ -32,6 +32,7 @@ VERBS = (
     Verb("data", "Collect, import, curate, check and look at training data.", True),
     Verb("train", "Train a recipe on your videos, images, datasets or tokens."),
     Verb("generate", "Dream a video from text, an image, actions or parts of a video."),
+    Verb("plan", "Plan the next 4 s of a drive from past frames, and see the dream behind it."),
     Verb("evaluate", "Score a model on held-out data, beside trivial baselines."),
     Verb("score", "Score plans that are already there, without a model.", True),
     Verb("recipes", "List the recipes, or read one."),

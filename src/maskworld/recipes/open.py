@@ -24,6 +24,7 @@ from maskworld.data.storage import write_json
 from maskworld.data.transforms import ResizeCrop
 from maskworld.data.windows import ClipIndex
 from maskworld.nn.config_io import config_from_json, config_to_json
+from maskworld.nn.release import find_release, read_release_config
 from maskworld.recipes import system_types
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.samplers.parallel import ParallelDecoding
@@ -70,6 +71,15 @@ def load_system(path_or_hub_id: Path | str, *, device: str = "cpu") -> nn.Module
     types: Any = system_types()
     system: Any = hub.load_release(path_or_hub_id, types, device=device)
     return system
+
+
+def system_name(path_or_hub_id: Path | str) -> str:
+    """Which system a release is of, without loading its weights.
+
+    Raises:
+        ValueError: nothing there, or a damaged config.
+    """
+    return str(read_release_config(find_release(path_or_hub_id))["system"])
 
 
 def load_release(path_or_hub_id: Path | str) -> Release[Any, Any]:
