@@ -13,18 +13,20 @@ import tyro
 class QuickstartOptions:
     """Record or read clips, train a small world model, dream, score, and write a report.
 
-    Without --data it drives through a simulated world and holds out whole worlds. With --data it
-    trains on your video (or a folder of them, or a .npy of tokens) and holds out the last quarter.
+    Without --data it drives through a simulated world and holds out whole worlds. With --data,
+    worlddreamer trains on your video (or a folder of them, or a .npy of tokens) and holds out the
+    last quarter. reworld also plans, and is scored against traffic and map of the simulated world.
 
     Examples:
 
       maskworld quickstart
       maskworld quickstart worlddreamer --data drive.mp4 --out my-drive
+      maskworld quickstart reworld --out planner
       open quickstart/report.html
     """
 
     system: Annotated[str, tyro.conf.Positional] = "worlddreamer"
-    """Which world model."""
+    """Which world model: worlddreamer or reworld."""
     data: Path | None = None
     """A video, a folder of videos, or a .npy array of tokens."""
     out: Path = Path("quickstart")
@@ -47,7 +49,7 @@ def quickstart(options: QuickstartOptions) -> None:
     Raises:
         ValueError: an unknown system, data that cannot be used, an output folder in use.
     """
-    systems = ("worlddreamer",)
+    systems = ("worlddreamer", "reworld")
     if options.system not in systems:
         from maskworld.cli.errors import nearest
 
@@ -55,6 +57,11 @@ def quickstart(options: QuickstartOptions) -> None:
             f"Expected a system of {', '.join(systems)}, found {options.system!r}."
             f"{nearest(options.system, systems)}"
         )
-    from maskworld.cli.quickstart_worlddreamer import run
+    if options.system == "reworld":
+        from maskworld.cli import quickstart_reworld
 
-    run(options)
+        quickstart_reworld.run(options)
+    else:
+        from maskworld.cli import quickstart_worlddreamer
+
+        quickstart_worlddreamer.run(options)
