@@ -226,11 +226,10 @@ def main() -> None:
     paper = {name: paper_flops(name) for name in OPTIONS}
     tiny = {name: counted(step) for name, step in steps.items()}
     seconds = interleaved(steps, options.repeats) if options.repeats else {}
-    print(f"plain step: {paper['vanilla'] / 1e12:.3f} TFLOP at 2B, {tiny['vanilla'] / 1e9:.2f} ")
-    print(
-        "GFLOP at tiny"
-        + (f", {statistics.median(seconds['vanilla']):.3f} s of processor time" if seconds else "")
-    )
+    plain = f"{paper['vanilla'] / 1e12:.3f} TFLOP at 2B, {tiny['vanilla'] / 1e9:.2f} GFLOP at tiny"
+    if seconds:
+        plain += f", {statistics.median(seconds['vanilla']):.3f} s of processor time"
+    print(f"a plain step: {plain}")
     print("\n| option | FLOPs, 2B | FLOPs, tiny | time, tiny (95 %) | paper's Table 8 |")
     print("|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
