@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
@@ -20,6 +23,9 @@ from maskworld.data.video_files import write_video
 from maskworld.evaluation.results import Results
 from maskworld.report import VideoRow
 from maskworld.types import Batch
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass
@@ -36,6 +42,22 @@ class Timer:
         yield
         self.seconds[name] = round(time.perf_counter() - started, 1)
         print(f"[{name}] {self.seconds[name]:.1f} s", flush=True)
+
+
+def side_by_side(first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+    """Runs both at once, each network operation on one thread.
+
+    At the sizes of a quickstart a second thread inside an operation gains nothing. What either
+    computes does not depend on the other; the first error is raised after both have ended.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            left, right = pool.submit(first), pool.submit(second)
+        return left.result(), right.result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def claim_folder(options: QuickstartOptions) -> None:

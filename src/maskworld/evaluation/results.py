@@ -87,6 +87,17 @@ class Results:
         _check_metric(name, entry)
         self._metrics[name] = entry
 
+    def take(self, other: Results) -> None:
+        """Adds the metrics that another part of the same evaluation found, in their order.
+
+        Raises:
+            ValueError: a name that is here already.
+        """
+        taken = sorted(self._metrics.keys() & other._metrics.keys())
+        if taken:
+            raise ValueError(f"Expected each metric once, found {taken} again.")
+        self._metrics |= other._metrics
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`, checked.
 
