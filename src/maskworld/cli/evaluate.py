@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,12 +15,14 @@ Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score a model's dreams of data it has not seen, beside trivial baselines (copying the last
-    frame, a blurred copy, the mean image). Writes OUT/metrics.json with intervals and the protocol,
-    OUT/report.html, and OUT/videos/ with real and dreamt clips side by side.
+    frame, a blurred copy, the mean image), and ReWorld's plans in the driving world. Writes
+    OUT/metrics.json with intervals and the protocol, OUT/report.html, and OUT/videos/ with real and
+    dreamt clips side by side.
 
     Examples:
       maskworld evaluate run/model --data held_out/ --out scores
       maskworld evaluate run/model --data held_out/ --train-data clips/ --num-clips 500
+      maskworld evaluate rw/model --world drive --scenes 200 --out scores          (ReWorld)
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
@@ -35,12 +37,19 @@ class EvaluateOptions:
     """Gets metrics.json, report.html and videos/; earlier ones there are replaced."""
     num_clips: int = 200
     """Clips to score, spread evenly over the data."""
-    num_context: int = 1
-    """Given frames; the rest of the window is predicted."""
+    num_context: Count = None
+    """Given frames; the rest of the window is predicted; default: 1. ReWorld is always given as
+    many as it was trained with."""
     num_frames: Count = None
     """Frames of a clip; default: the model's window."""
     batch_size: int = 16
     """Clips at a time."""
+    world: Annotated[Literal["drive"] | None, tyro.conf.arg(metavar="drive"), _QUIET] = None
+    """ReWorld: score plans too, in held-out scenes of the driving world, by their PDM score."""
+    scenes: int = 200
+    """Scenes of --world."""
+    gamma: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")] = None
+    """ReWorld: self-guidance of sampled dreams, 1 = none; default: as the model was released."""
     seed: int = 0
     """Of sampling, masks and intervals."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from maskworld.metrics.pdms import (
     reference_plan,
     score_plans,
 )
+from maskworld.nn.config_io import config_to_json
 from maskworld.recipes.open import load_reworld
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.reworld import ReWorld
@@ -264,7 +265,7 @@ def _document(
         "command": COMMANDS[command],
         "interval_s": WAYPOINT_INTERVAL,
         "seed": options.seed,
-        "sampling": asdict(sampling),
+        "sampling": config_to_json(sampling),
         "plans": plans.tolist(),
         "scores": None
         if scores is None

@@ -99,7 +99,7 @@ def open_reworld_data(
             return None if windows.has_experts else opened(None)
         if windows.has_experts:
             return experts_of(opened(config.num_past - 1), pool)
-        return _with_plans(opened, config.num_past - 1)
+        return with_plans(opened, config.num_past - 1)
 
     def windows_of(stage: Stage) -> Windows:
         windows = windows_of_stage(stage, Windows(config.num_frames, config.frame_size))
@@ -119,7 +119,7 @@ def open_reworld_data(
     )
 
 
-def _with_plans(opened: Any, plan_frame: int) -> ClipDataset:
+def with_plans(opened: Any, plan_frame: int) -> ClipDataset:
     """Windows with ego states for the video to read, if enough of them have one."""
     plain: ClipDataset = opened(None)
     try:
@@ -131,7 +131,7 @@ def _with_plans(opened: Any, plan_frame: int) -> ClipDataset:
         return planned
     warnings.warn(
         f"{plain.source.name}: {share:.0%} of the clips have a plan (4 s of driving after the past "
-        "frames), so the video is trained on all of them without ego states",
+        "frames), so all of them are used, without ego states",
         stacklevel=2,
     )
     return plain

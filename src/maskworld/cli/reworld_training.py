@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -367,5 +367,5 @@ def _record(
         "video_weights": text(options.video_weights),
         "pool": text(options.pool),
         "system_config": config_to_json(config),
-        "sampling": asdict(sampling),
+        "sampling": config_to_json(sampling),
     }

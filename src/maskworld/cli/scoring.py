@@ -32,10 +32,18 @@ from maskworld.evaluation.prediction import (
     tokens_of,
 )
 from maskworld.evaluation.results import Results
-from maskworld.recipes.open import Dataset, Release, load_worlddreamer, open_dataset, open_source
+from maskworld.recipes.open import (
+    Dataset,
+    Release,
+    load_worlddreamer,
+    open_dataset,
+    open_source,
+    system_name,
+)
 from maskworld.report import VideoRow, write_report
 from maskworld.report.tables import best_baseline
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.token_grid import TokenGrid
 from maskworld.types import Batch, Clip, collate
@@ -47,7 +55,7 @@ NUM_SHOWN = 6
 
 def score_model(options: EvaluateOptions) -> None:
     """Everything is computed before the first file is written."""
-    if not options.data:
+    if not options.data and options.world is None:
         raise ValueError("Expected --data to score, found none: see `maskworld evaluate --help`.")
     if options.num_clips < 2 or options.batch_size < 1:
         raise ValueError(
@@ -55,6 +63,18 @@ def score_model(options: EvaluateOptions) -> None:
             f"{options.num_clips} and {options.batch_size}."
         )
     check_writable(options.out)
+    if system_name(options.model) == ReWorld.name:
+        from maskworld.cli.reworld_scoring import score_reworld
+
+        score_reworld(options)
+        return
+    if options.world is not None or options.gamma is not None:
+        raise ValueError(
+            "Expected no --world and no --gamma for a model of WorldDreamer: it plans nothing, and "
+            "has no head to guide itself with."
+        )
+    options = replace(options, num_context=options.num_context or 1)
+    assert options.num_context is not None
     release = load_worlddreamer(options.model)
     window = release.system.config.num_frames
     num_frames = window if options.num_frames is None else options.num_frames
@@ -74,7 +94,7 @@ def score_model(options: EvaluateOptions) -> None:
     groups, units = independent_groups(clips, spans)
     results = Results(release.system.name, _protocol(options, release, clips, units))
     rows = _score(results, release, batch, groups, train, options)
-    _write(options.out, results, rows)
+    write_scores(options.out, results, rows)
 
 
 def read_clips(
@@ -100,14 +120,19 @@ def read_clips(
             raise ValueError(f"Expected {needed} for this model, found others in {path}.")
         dataset = open_dataset(source, num_frames, config.frame_size, config.fps)
         spans[path] = dataset.index.span if isinstance(dataset, ClipDataset) else 1
-        for clip in islice(_spread(dataset, share, path), share):
+        for clip in islice(spread_clips(dataset, share, path), share):
             frames = None if clip.frames is None else clip.frames[:1]
             tokens = None if clip.tokens is None else clip.tokens[:1]
             clips.append(replace(clip, frames=frames, tokens=tokens, labels=None, source=path))
     return clips, spans
 
 
-def _spread(dataset: Dataset, count: int, path: str) -> Iterator[Clip]:
+def spread_clips(dataset: Dataset, count: int, path: str) -> Iterator[Clip]:
+    """About `count` clips, spread evenly over a dataset; of a stream its first ones.
+
+    Raises:
+        ValueError: images, which have no future.
+    """
     if isinstance(dataset, ImageDataset):
         raise ValueError(f"Expected recordings to predict, found single images in {path}.")
     if isinstance(dataset, ClipDataset):
@@ -151,7 +176,7 @@ def _score(
     options: EvaluateOptions,
 ) -> list[VideoRow]:
     """Adds every metric that the data allows; returns clips to show."""
-    system, context, seed = release.system, options.num_context, options.seed
+    system, context, seed = release.system, options.num_context or 1, options.seed
     size = options.batch_size
     batch = replace(batch, tokens=tokens_of(system, batch)[:, None])
     generator = torch.Generator().manual_seed(seed)
@@ -235,7 +260,7 @@ def _protocol(
     }
 
 
-def _write(out: Path, results: Results, rows: list[VideoRow]) -> None:
+def write_scores(out: Path, results: Results, rows: list[VideoRow]) -> None:
     """metrics.json, report.html and videos, each whole or not at all."""
     content = results.to_dict()
     results.write(out / "metrics.json")
@@ -245,7 +270,8 @@ def _write(out: Path, results: Results, rows: list[VideoRow]) -> None:
     write_report(
         out / "report.html",
         title="Evaluation",
-        summary=f"{content['protocol']['model']} on {', '.join(content['protocol']['data'])}",
+        summary=f"{content['protocol']['model']} on "
+        f"{', '.join(content['protocol']['data']) or 'the driving world'}",
         results=content,
         videos=rows,
     )
