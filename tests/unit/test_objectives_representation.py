@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +16,13 @@ from torch import Tensor, nn
 from maskworld.backbones.action_dit import ActionDiTConfig
 from maskworld.backbones.ltx import LTXConfig
 from maskworld.nn.config_io import config_from_json, config_to_json
-from maskworld.nn.weights_io import load_state_tensors, state_tensors
 from maskworld.objectives.flow_matching import flow_matching_loss
 from maskworld.objectives.representation import RepresentationConfig, RepresentationObjective
 from maskworld.systems.reworld import ReWorld, ReWorldConfig
 from maskworld.tokenizers.causal_patch import CausalPatchConfig
+from maskworld.training.config import Stage
+from maskworld.training.interrupt import TrainingInterrupted
+from maskworld.training.loop import train
 from maskworld.types import Batch, PlanBatch, Prompt
 
 GRID, CHANNELS, DIM, PAST = (3, 2, 3), 6, 16, 12
@@ -74,8 +80,8 @@ def encode(frames: Tensor) -> Tensor:
     return torch.cat([patches, torch.ones_like(patches[..., :2])], dim=-1) / 255
 
 
-def batch() -> Batch:
-    g = seeded(1)
+def batch(seed: int = 1) -> Batch:
+    g = seeded(seed)
     return Batch(
         latents=torch.randn(3, 1, GRID[0], CHANNELS, *GRID[1:], generator=g),
         frames=torch.randint(256, (3, 1, 17, 3, 8, 12), generator=g).to(torch.uint8),
@@ -172,6 +178,7 @@ def trained(model: ReWorld, stage: str) -> set[str]:
 
 def test_sra_is_smooth_l1_to_the_teachers_deeper_states_at_an_earlier_time() -> None:
     model = system("sra")
+    model.representation.num_updates.fill_(10**6)  # a teacher far from its student
     found = model.training_loss(batch(), "video", seeded()).terms["sra"]
     _, _, generator = clean_and_noise()
     t = model.config.video_times.sample(3, GRID[0], 6, generator)
@@ -196,6 +203,7 @@ def test_sra2_is_smooth_l1_to_the_clean_latents_and_costs_the_other_terms_nothin
 
 def test_self_flow_mixes_the_students_times_and_the_teacher_sees_the_cleaner() -> None:
     model = system("self_flow")
+    model.representation.num_updates.fill_(10**6)  # a teacher far from its student
     out = model.training_loss(batch(), "video", seeded())
     z0, eps, generator = clean_and_noise()
     t, s = (model.config.video_times.sample(3, GRID[0], 6, generator) for _ in range(2))
@@ -246,6 +254,8 @@ def test_the_gradient_reaches_the_student_up_to_its_layer_and_the_projector_only
     assert (states[1].grad != 0).any(-1).equal(~context)
     assert target.grad is None
     assert latents.grad is None
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name in dict(model.named_parameters()) if ".teacher." in name}
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
     assert reached == trained(model, "video")
     model.zero_grad()
@@ -261,10 +271,12 @@ def test_the_teacher_follows_by_averages_once_per_step_and_never_in_evaluation(k
     assert not torch.equal(average, weight)  # the copy was made before the weights were changed
     model.train().training_loss(batch(), "video", seeded())
     assert torch.equal(average, weight)
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)  # leaves no trace but the values
     for count in (1, 2):
         before = average.clone()
-        with torch.no_grad():
-            weight.add_(1.0)
+        optimizer.zero_grad()
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
         for _ in range(3):  # accumulated batches
             model.training_loss(batch(), "video", seeded())
         decay = (1 + count) / (10 + count)
@@ -278,25 +290,57 @@ def test_the_teacher_follows_by_averages_once_per_step_and_never_in_evaluation(k
     torch.testing.assert_close(late.representation.teacher.proj_in.weight, expected)
 
 
+class Batches:
+    """Endless batches that know where they are; a signal to this process before batch `kill_at`."""
+
+    def __init__(self, kill_at: int | None) -> None:
+        self.position, self.kill_at = 0, kill_at
+
+    def __next__(self) -> Batch:
+        if self.position == self.kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.position += 1
+        return batch(seed=self.position)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
 @pytest.mark.parametrize("kind", ["sra", "self_flow"])
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(kind: str) -> None:
-    def steps(model: ReWorld, start: int, stop: int) -> ReWorld:
-        groups = [p for group in model.parameter_groups("video") for p in group["params"]]
-        optimizer = torch.optim.SGD(groups, lr=0.05)
-        for step in range(start, stop):
-            optimizer.zero_grad()
-            for part in range(2):
-                model.training_loss(batch(), "video", seeded(10 * step + part)).total.backward()
-            optimizer.step()
+@pytest.mark.parametrize("kill", [("video-1", 3), ("video-1", 5), ("video-2", 0)])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    kind: str, kill: tuple[str, int], tmp_path: Path
+) -> None:
+    """Under the real trainer: fused AdamW, accumulated batches, averaged weights at a stage's end."""
+    stages = (
+        Stage("video-1", 3, 3, 0.01, warmup_steps=2, accumulate=2, ema_decay=0.9, save_every=0),
+        Stage("video-2", 2, 3, 0.01, save_every=0),
+    )
+
+    def run(folder: str, kills: bool = False, resume: bool = False) -> ReWorld:
+        model = system(kind, awake=not resume)
+
+        def batches(stage: Stage) -> Batches:
+            return Batches(kill[1] if kills and stage.name == kill[0] else None)
+
+        options: dict[str, Any] = {"seed": 0, "device": "cpu", "show_progress": False}
+        train(model, stages, batches, tmp_path / folder, resume=resume, **options)
         return model
 
-    whole = steps(system(kind), 0, 4)
-    half = steps(system(kind), 0, 2)
-    resumed = system(kind, awake=False)
-    load_state_tensors(resumed, state_tensors(half), "a checkpoint")
-    steps(resumed, 2, 4)
+    whole = run("whole")
+    with pytest.raises(TrainingInterrupted):
+        run("parts", kills=True)
+    resumed = run("parts", resume=True)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert int(whole.representation.num_updates) >= 4
+    fresh = system(kind)
+    for name in ("video", "representation.teacher", "representation.projector"):
+        pairs = zip(whole.get_submodule(name).parameters(), fresh.get_submodule(name).parameters())
+        assert any(not torch.equal(p, q) for p, q in pairs), name
 
 
 def test_the_encoder_is_neither_saved_nor_trained() -> None:

@@ -89,6 +89,8 @@ class RepresentationObjective(nn.Module):
     """
 
     num_updates: Tensor
+    seen_norms: Tensor
+    """Of the student's weights when the teacher last moved."""
 
     def __init__(
         self,
@@ -101,7 +103,6 @@ class RepresentationObjective(nn.Module):
         super().__init__()
         self.config = config
         self._encoder: tuple[Encoder, ...] = ()  # in a tuple: no submodule, not saved
-        self._seen: int | None = None
         if config.kind == "none":
             return
         asked = (config.layer, *((config.teacher_layer,) if config.has_teacher else ()))
@@ -117,6 +118,8 @@ class RepresentationObjective(nn.Module):
             self.projector = FeatureProjector(dim, dim)
             self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
             self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+            num_weights = len(list(student.parameters()))
+            self.register_buffer("seen_norms", torch.full((num_weights,), -1.0))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -203,19 +206,19 @@ class RepresentationObjective(nn.Module):
     def _follow(self, student: nn.Module) -> None:
         """Moves the teacher towards the student: once after every step of its optimizer.
 
-        A step is known by the student's weights having been written to, so that neither
-        accumulated batches nor evaluation move the teacher, and a resumed run does as the
-        uninterrupted one: a checkpoint stands between a step and the teacher's next move.
+        A step is known by the weights' norms (fused optimizers leave no other trace), which are
+        saved: neither accumulated batches nor evaluation move the teacher, and a resumed run does
+        as the uninterrupted one.
         """
-        weights = list(student.parameters())
-        written = sum(weight._version for weight in weights)
-        if not self.training or written == self._seen:
+        weights = [weight.detach() for weight in student.parameters()]
+        norms = torch.stack(torch._foreach_norm(weights)).to(self.seen_norms)
+        if not self.training or torch.equal(norms, self.seen_norms):
             return
-        self._seen = written
+        self.seen_norms.copy_(norms)
         count = int(self.num_updates)
         decay = min(self.config.ema_decay, (1 + count) / (10 + count)) if count else 0.0
         averages: list[Tensor] = list(self.teacher.parameters())
-        torch._foreach_lerp_(averages, [weight.detach() for weight in weights], 1 - decay)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for own, buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
             own.copy_(buffer)
         self.num_updates += 1
