@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskworld.cli.data_mine import Mine, run_mine
 from maskworld.cli.errors import nearest
 
 EXAMPLES = "\n\nExamples:\n"
@@ -301,6 +302,7 @@ COMMANDS = (
     Command(("import", "webdataset"), ImportWebdataset, "tar shards, such as WebVid and LAION"),
     Command(("import", "nuscenes"), ImportNuscenes, "nuScenes, from its JSON tables"),
     Command(("curate",), Curate, "scenes, motion, scores, duplicates, captions"),
+    Command(("mine",), Mine, "hard negatives for planners, in the driving world"),
     Command(("check",), Check, "read all of a set and list its problems"),
     Command(("show",), Show, "draw a contact sheet"),
 )
@@ -333,6 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stop.code == 0 and examples:
             print(f"examples:\n{examples.rstrip()}")
         return stop.code if isinstance(stop.code, int) else 1
+    if isinstance(options, Mine):
+        return run_mine(options)
     from maskworld.cli.data_commands import run_command
 
     return run_command(options)
