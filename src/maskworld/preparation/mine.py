@@ -224,28 +224,34 @@ def _prepare(
     folder: Path, plan: dict[str, Any], resume: bool, overwrite: bool
 ) -> NegativePool | None:
     """Makes the folder of the shards; the pool if it is finished already."""
-    shards, file = folder / SHARDS, folder / POOL_FILE
-    notes = shards / PLAN_FILE
+    refuse_existing(folder, resume, overwrite)
+    file, notes = folder / POOL_FILE, folder / SHARDS / PLAN_FILE
     if resume and notes.is_file():
-        _check_plan(shards, json.loads(notes.read_text(encoding="utf-8")), plan)
+        _check_plan(notes, json.loads(notes.read_text(encoding="utf-8")), plan)
         return None
-    if file.is_file() and not overwrite:
-        if not resume:
-            raise ValueError(
-                f"Expected no pool at {file}, found one: pass --overwrite to replace it."
-            )
+    if resume and file.is_file() and not overwrite:
         pool = NegativePool.load(file)
         shape = {"num_candidates": pool.candidates.shape[1]}
         _check_plan(file, json.loads(json.dumps({**asdict(pool.meta), **shape})), plan)
         return pool
-    if notes.is_file() and not overwrite:
-        raise ValueError(
-            f"Expected no unfinished pool in {folder}, found {shards}: pass --resume to go on, or "
-            "--overwrite to begin again."
-        )
-    remove(shards)
+    remove(folder / SHARDS)
     write_json(notes, plan)
     return None
+
+
+def refuse_existing(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raises a ValueError where a pool, or part of one, is in the way."""
+    if resume or overwrite:
+        return
+    if (folder / POOL_FILE).is_file():
+        raise ValueError(
+            f"Expected no pool in {folder}, found {POOL_FILE}: pass --overwrite to replace it."
+        )
+    if (folder / SHARDS / PLAN_FILE).is_file():
+        raise ValueError(
+            f"Expected no unfinished pool in {folder}, found {SHARDS}: pass --resume to go on, or "
+            "--overwrite to begin again."
+        )
 
 
 def _check_plan(where: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
