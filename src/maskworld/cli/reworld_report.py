@@ -23,7 +23,7 @@ from maskworld.report.driving import (
 )
 from maskworld.types import Clip
 
-NUM_SHOWN_SCENES, NUM_SHOWN_POOLS = 6, 4
+NUM_SHOWN_SCENES, NUM_SHOWN_POOLS = 6, 3
 
 
 def gamma_section(psnr: Mapping[float, float], frechet: Mapping[str, Any]) -> Section:

@@ -46,6 +46,8 @@ TABLE_KEYS = {
     "comfort": "comfort",
     "ep": "progress",
 }
+PLANNERS = {"pdm_closed": "PDM-Closed", "model": "ReWorld"}
+"""Planners whose name is more than its words."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,8 @@ def write_driving_report(
         max_video_bytes=MAX_VIDEO_BYTES,
     )
     content = "".join(section.render() for section in sections)
-    before, mark, after = page.partition('<section id="horizons">')
-    if not mark:
-        before, mark, after = page.partition("</main>")
+    first = "horizons" if '<section id="horizons">' in page else "numbers"
+    before, mark, after = page.partition(f'<section id="{first}">')
     style = resources.files("maskworld.report").joinpath("driving.css").read_text(encoding="utf-8")
     before = before.replace("</head>", f"<style>{style}</style></head>", 1)
     write_text(path, f"{before}{content}{mark}{after}")
@@ -237,7 +238,7 @@ def planner_table(
     rivals = sorted(
         (name for name in scores if name not in known), key=lambda name: -scores[name]["pdms"]
     )
-    titles = (*TABLE_KEYS.values(), "ADE, m", "FDE, m", "model's gain in PDMS")
+    titles = (*TABLE_KEYS.values(), "ADE, m", "FDE, m", "our gain in PDMS")
     head = "".join(f'<th scope="col" class="number">{text}</th>' for text in titles)
     lines = []
     for name in ("model", *rivals, *known[1:]):
@@ -252,7 +253,7 @@ def planner_table(
             against = f"{100 * gain['model']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         lines.append(
             f"<tr{' class=ours' if name == 'model' else ''}>"
-            f'<th scope="row">{escape(words(name))}</th>{cells}'
+            f'<th scope="row">{escape(PLANNERS.get(name, words(name)))}</th>{cells}'
             f'<td class="number">{ade:.2f}</td><td class="number">{fde:.2f}</td>'
             f'<td class="number">{against.replace("-", "−")}</td></tr>'
         )
@@ -272,7 +273,7 @@ def gamma_charts(by_measure: Mapping[str, tuple[str, Mapping[float, float]]]) ->
     for title, (unit, values) in by_measure.items():
         chart = line_chart(
             f"{title} at each gamma",
-            {"": sorted(values.items())},
+            {"": [(gamma, round(value, 2)) for gamma, value in sorted(values.items())]},
             x_label="gamma of self-guidance (1 = unguided)",
             y_label=unit,
             whole_steps=True,
