@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskworld.evaluation.baselines import blurred_copy, copy_last
 from maskworld.evaluation.frechet import score_frechet_proxy, split_groups
 from maskworld.evaluation.results import Results, read_results
+from maskworld.preparation.planning_clips import collect_planning_clips
 
 CLIPS, VIEWS, FRAMES = 140, 1, 5
 
@@ -86,3 +88,28 @@ def test_too_few_clips_and_other_moments_are_refused() -> None:
     short = {"copy_last": torch.cat([frames, frames], dim=1)}
     with pytest.raises(ValueError, match="copy_last"):
         score_frechet_proxy(Results("reworld", {}), frames, frames, short, groups)
+
+
+@pytest.mark.slow
+def test_on_driving_clips_every_fault_is_farther_than_other_real_clips() -> None:
+    """Eight futures of each of 20 worlds; the fault is all that the sets differ in."""
+    found = collect_planning_clips(range(5000, 5020), 8, num_past=1, num_future=8, size=(48, 72))
+    frames = torch.stack([clip.frames for clip in found if clip.frames is not None])
+    given, real = frames[:, :, :1], frames[:, :, 1:]
+    g = torch.Generator().manual_seed(0)
+    noise = 8 * torch.randn(real.shape, generator=g)
+    flat = real.flatten(0, 2).float()
+    faults = {
+        "copy_last": copy_last(given, 8),
+        "blurred_copy": blurred_copy(given, 8),
+        "noise": (real.float() + noise).round().clamp(0, 255).to(torch.uint8),
+        "shuffled": torch.stack([clip[:, torch.randperm(8, generator=g)] for clip in real]),
+        "blurred": F.avg_pool2d(flat, 3, 1, 1, count_include_pad=False).byte().view_as(real),
+    }
+    groups = np.array([clip.episode for clip in found])
+    results = Results("reworld", {})
+    values = score_frechet_proxy(results, real, real, faults, groups, num_resamples=100)
+    low, high = results.to_dict()["metrics"]["frechet_proxy"]["interval"]
+    assert low < values["real_vs_real"] < high
+    for name in faults:
+        assert values[name] > 1.3 * values["real_vs_real"], name

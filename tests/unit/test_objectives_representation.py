@@ -314,7 +314,7 @@ class Batches:
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     kind: str, kill: tuple[str, int], tmp_path: Path
 ) -> None:
-    """Under the real trainer: fused AdamW, accumulated batches, averaged weights at a stage's end."""
+    """Under the real trainer: fused AdamW, accumulated batches, averages at a stage's end."""
     stages = (
         Stage("video-1", 3, 3, 0.01, warmup_steps=2, accumulate=2, ema_decay=0.9, save_every=0),
         Stage("video-2", 2, 3, 0.01, save_every=0),
