@@ -68,6 +68,7 @@ def test_paper_recipe_keeps_the_papers_numbers() -> None:
     system, (pretrain, finetune) = recipe.system, recipe.stages
     assert (system.backbone.vocab_size, system.backbone.partition_stride) == (8192, 2)
     assert (system.num_frames, system.frame_size) == (24, (192, 320))
+    assert (pretrain.num_frames, pretrain.frame_size) == (16, (256, 256))
     assert system.p_drop_prompt == 0.1
     assert system.masks.tube == 1.0
     assert sum(vars(system.masks).values()) == 1.0

@@ -168,8 +168,11 @@ def read_future_actions(
     future = num_frames - config.num_past
     try:
         rows = inputs.read_action_file(path, future, config.future_actions)
-    except ValueError:
-        rows = inputs.read_action_file(path, num_frames, config.future_actions)[-future:]
+    except ValueError as error:
+        try:
+            rows = inputs.read_action_file(path, num_frames, config.future_actions)[-future:]
+        except ValueError as other:
+            raise ValueError(f"{error} Read as a whole window: {other}") from other
     return after_past(rows, config.num_past)
 
 
