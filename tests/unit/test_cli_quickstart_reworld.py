@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import maskworld
-from maskworld.cli import quickstart_reworld, reworld_scores
+from maskworld.cli import quickstart_reworld, reworld_planning, reworld_scores
 from maskworld.cli.main import main
 from maskworld.cli.reworld_material import (
     PlanningMaterial,
@@ -85,8 +85,8 @@ def quickstart(monkeypatch: pytest.MonkeyPatch, material: PlanningMaterial) -> C
     monkeypatch.setattr(quickstart_reworld, "load_recipe_of", lambda _, name: micro())
     monkeypatch.setattr(quickstart_reworld, "planning_material", lambda *_: material)
     monkeypatch.setattr(quickstart_reworld, "GENERATOR_STEPS", 3)
-    monkeypatch.setattr(reworld_scores, "NUM_DRIVES", 2)
-    monkeypatch.setattr(reworld_scores, "EGO_STATUS_STEPS", 3)
+    monkeypatch.setattr(reworld_planning, "NUM_DRIVES", 2)
+    monkeypatch.setattr(reworld_planning, "EGO_STATUS_STEPS", 3)
     monkeypatch.setattr(reworld_scores, "GAMMAS", (1.0, 1.4))
     return lambda *arguments: main(
         ["quickstart", "reworld", "--workers", "1", *map(str, arguments)]

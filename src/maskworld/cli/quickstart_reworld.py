@@ -24,8 +24,8 @@ from maskworld.cli.reworld_material import (
     is_expert,
     planning_material,
 )
-from maskworld.cli.reworld_report import negatives_section
-from maskworld.cli.reworld_scores import Evaluation, evaluate
+from maskworld.cli.reworld_report import Evaluation, negatives_section
+from maskworld.cli.reworld_scores import evaluate
 from maskworld.data.dataset import MemoryDataset
 from maskworld.data.loader import make_loader
 from maskworld.policies.trajectory_flow import TrajectoryFlowConfig, fit_trajectory_flow
@@ -245,8 +245,8 @@ def write_outputs(
             f"A {results.protocol['parameters'] / 1e6:.1f}M-parameter ReWorld, trained on "
             f"{told['train_clips']} clips of the driving world, dreams {told['held_out_clips']} "
             f"held-out clips and plans in {told['held_out_scenes']} held-out scenes, all of worlds "
-            f"it was never trained on. Its plans reach a PDM score of {pdms['model']:.1%}, those of "
-            f"constant velocity {pdms['constant_velocity']:.1%}, the expert's {pdms['expert']:.1%}."
+            f"it was never trained on. PDM score of its plans: {pdms['model']:.1%}, of constant "
+            f"velocity {pdms['constant_velocity']:.1%}, of the expert {pdms['expert']:.1%}."
         ),
         results=results.to_dict(),
         videos=evaluation.rows,

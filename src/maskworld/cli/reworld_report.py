@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from jaxtyping import Float
 
 from maskworld.cli.quickstart_parts import spread
 from maskworld.evaluation.planning import KEYS, PlanningScores
+from maskworld.evaluation.results import Results
 from maskworld.preparation.mining_pool import NegativePool
 from maskworld.preparation.mining_scenes import DriveScenes
 from maskworld.preparation.planning_scenes import PlanningScene
+from maskworld.report import VideoRow
 from maskworld.report.driving import (
     Section,
     ShownPlan,
@@ -24,6 +27,16 @@ from maskworld.report.driving import (
 from maskworld.types import Clip
 
 NUM_SHOWN_SCENES, NUM_SHOWN_POOLS = 6, 3
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores, and what to show."""
+
+    results: Results
+    rows: list[VideoRow] = field(default_factory=list)
+    sections: dict[str, Section] = field(default_factory=dict)
+    """"plans", "planners", "gammas"."""
 
 
 def gamma_section(psnr: Mapping[float, float], frechet: Mapping[str, Any]) -> Section:
@@ -157,6 +170,6 @@ def _chosen(
     order = np.argsort(scores.values["model"]["pdms"], kind="stable")
     busy = [int(row) for row in order[1:] if scenes[scored[row]].manoeuvres]
     calm = [int(row) for row in order[1:] if not scenes[scored[row]].manoeuvres]
-    pool = busy or calm
-    rows = [int(order[0]), *(pool[i] for i in spread(len(pool), NUM_SHOWN_SCENES - 1))]
+    rows = [int(order[0]), *(busy[i] for i in spread(len(busy), NUM_SHOWN_SCENES - 1))]
+    rows += [calm[i] for i in spread(len(calm), NUM_SHOWN_SCENES - len(rows))]
     return [(scored[row], row) for row in rows]

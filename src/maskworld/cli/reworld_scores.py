@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from maskworld.cli.quickstart_parts import as_video, frame_rate, spread
+from maskworld.cli.quickstart_parts import as_video, frame_rate, side_by_side, spread
 from maskworld.cli.reworld_material import PlanningMaterial
-from maskworld.cli.reworld_report import gamma_section, planner_section, scene_section
+from maskworld.cli.reworld_planning import evaluate_drives, evaluate_planning
+from maskworld.cli.reworld_report import Evaluation, gamma_section
 from maskworld.evaluation.baselines import TrivialFutures
-from maskworld.evaluation.closed_loop import ClosedLoopConfig, add_closed_loop, drive
 from maskworld.evaluation.flow_prediction import (
     GAMMAS,
     POSTERIOR_MEAN,
@@ -30,75 +28,22 @@ from maskworld.evaluation.flow_prediction import (
     with_latents,
 )
 from maskworld.evaluation.frechet import score_frechet_proxy
-from maskworld.evaluation.planning import score_planning, standard_planners
 from maskworld.evaluation.results import Results
 from maskworld.evaluation.steering import score_steering
 from maskworld.evaluation.stylization import style_of
-from maskworld.interfaces import Planner
 from maskworld.metrics.image import FrameMetric, psnr
 from maskworld.metrics.intervals import bootstrap_interval
-from maskworld.metrics.scores import ClipScores
 from maskworld.nn.config_io import config_to_json
-from maskworld.policies import ConstantVelocity
-from maskworld.preparation.planning_scenes import PlanningScene
 from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.report import VideoRow
-from maskworld.report.driving import Section
-from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.reworld import ReWorld
-from maskworld.types import Batch, Clip, PlanBatch, collate
+from maskworld.types import Batch, collate
 
-NUM_SWEPT = 128
+NUM_SWEPT = 128  # whole batches of `dream`, so that noise is the same with fewer clips
 """Held-out clips dreamt at every gamma; a Fréchet distance needs as many."""
 NUM_GALLERY, NUM_SHOWN_PAIRS = 6, 4
 NUM_SHOWN = 600
 """Training clips on which the trivial futures are fitted."""
-NUM_DRIVES = 8
-"""Worlds driven in closed loop by each planner."""
-EGO_STATUS_STEPS = 1000
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All scores, and what to show."""
-
-    results: Results
-    rows: list[VideoRow] = field(default_factory=list)
-    sections: dict[str, Section] = field(default_factory=dict)
-    """"plans", "planners", "gammas"."""
-
-
-@dataclass
-class SampledPlanner:
-    """A system as a planner, sampled as its recipe says; keeps the plans it made, in order."""
-
-    system: ReWorld
-    sampling: FlowSampling
-    plans: list[Float[Tensor, "b l 3"]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    """Per plan, of every batch."""
-
-    def plan(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b l 3"]:
-        """One sampled plan per row."""
-        started = time.perf_counter()
-        found = self.system.plan(batch, generator, self.sampling)
-        self.seconds.append((time.perf_counter() - started) / len(found))
-        self.plans.append(found.cpu())
-        return found
-
-
-@dataclass
-class KeptPlans:
-    """Any planner, and the plans it made, in order."""
-
-    planner: Planner
-    plans: list[Float[Tensor, "b l 3"]] = field(default_factory=list)
-
-    def plan(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b l 3"]:
-        """What the planner plans."""
-        found = self.planner.plan(batch, generator)
-        self.plans.append(found.cpu())
-        return found
 
 
 def evaluate(
@@ -127,12 +72,40 @@ def evaluate(
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch_threads": torch.get_num_threads(),
     }
-    evaluation = Evaluation(Results("reworld", protocol))
-    evaluate_dreams(evaluation, model, recipe, material, seed)
-    evaluate_steering(evaluation, model, material, seed)
-    evaluate_planning(evaluation, model, without, recipe, material, seed)
-    evaluate_drives(evaluation, model, without, recipe, material, seed)
-    return evaluation
+    own, other = (Evaluation(Results("reworld", told)) for told in (protocol, {}))
+    held_out = with_latents(model, material.held_out)
+
+    def dreams_and_drives() -> Dreams:
+        dreams = evaluate_dreams(own, model, recipe, material, held_out, seed)
+        evaluate_drives(own, model, without, recipe, material, seed)
+        return dreams
+
+    def plans_and_gammas() -> dict[float, Tensor]:
+        evaluate_steering(other, model, material, seed)
+        evaluate_planning(other, model, without, recipe, material, seed)
+        part = rows_of(held_out, slice(NUM_SWEPT))
+        return dream_with_gammas(model, part, recipe.sampling, gammas_beside(recipe), seed)
+
+    # Two networks of one thread each are faster than one of two at this size.
+    dreams, swept = side_by_side(dreams_and_drives, plans_and_gammas)
+    own.results.take(other.results)
+    own.results.protocol |= other.results.protocol
+    own.rows.extend(other.rows)
+    own.sections.update(other.sections)
+    evaluate_gammas(own, recipe, material, dreams, swept, seed)
+    return own
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """What came in the held-out clips, what was dreamt, and what knows nothing of it; frames after
+    now."""
+
+    real: Tensor
+    mean: Tensor
+    sampled: Tensor
+    reconstructed: Tensor
+    trivial: Mapping[str, Tensor]
 
 
 def evaluate_dreams(
@@ -140,38 +113,24 @@ def evaluate_dreams(
     model: ReWorld,
     recipe: ReWorldRecipe,
     material: PlanningMaterial,
+    batch: Batch,
     seed: int,
-) -> None:
-    """Horizon curves, the Fréchet proxy, gammas, actions; a gallery."""
-    results, now = evaluation.results, recipe.system.num_past
-    batch, groups = with_latents(model, material.held_out), material.groups
+) -> Dreams:
+    """Horizon curves, speed and action sensitivity of the held-out clips; a gallery."""
+    results, groups, now = evaluation.results, material.groups, recipe.system.num_past
     assert batch.frames is not None
-    real = batch.frames[:, :, now:]
     mean = dream(model, batch, POSTERIOR_MEAN, torch.Generator().manual_seed(seed))
     sampled = dream(model, batch, recipe.sampling, torch.Generator().manual_seed(seed))
     reconstructed = reconstruct(model, batch)
-    trivial = trivial_futures(material, now)
-    others = {
-        "model_sampled": sampled.frames[:, :, now:],
-        "reconstruction": reconstructed[:, :, now:],
-    }
-    score_dreams(results, real, mean.frames[:, :, now:], others, trivial, groups, seed)
-    swept = sweep_gammas(evaluation, model, recipe, batch, groups, seed)
-    score_frechet_proxy(
-        results,
-        real[swept.rows],
-        sampled.frames[swept.rows][:, :, now:],
-        {
-            **swept.dreams,
-            "model_mean": mean.frames[swept.rows][:, :, now:],
-            "reconstruction": reconstructed[swept.rows][:, :, now:],
-            **{name: frames[swept.rows] for name, frames in trivial.items()},
-        },
-        groups[swept.rows.numpy()],
-        seed=seed,
+    dreams = Dreams(
+        batch.frames[:, :, now:],
+        mean.frames[:, :, now:],
+        sampled.frames[:, :, now:],
+        reconstructed[:, :, now:],
+        trivial_futures(material, now),
     )
-    frechet = results.to_dict()["metrics"]["frechet_proxy"]
-    evaluation.sections["gammas"] = gamma_section(swept.psnr, frechet)
+    others = {"model_sampled": dreams.sampled, "reconstruction": dreams.reconstructed}
+    score_dreams(results, dreams.real, dreams.mean, others, dreams.trivial, groups, seed)
     score_flow_sensitivity(results, model, batch, groups, seed)
     score_dream_speed(results, "dream_mean", mean.seconds, len(batch))
     score_dream_speed(results, "dream_sampled", sampled.seconds, len(batch))
@@ -190,6 +149,7 @@ def evaluate_dreams(
         )
         for i in spread(len(batch), NUM_GALLERY)
     )
+    return dreams
 
 
 def trivial_futures(material: PlanningMaterial, num_past: int) -> Mapping[str, Tensor]:
@@ -206,50 +166,52 @@ def trivial_futures(material: PlanningMaterial, num_past: int) -> Mapping[str, T
     )
 
 
-@dataclass(frozen=True)
-class GammaSweep:
-    """Sampled dreams of the same clips at several strengths of self-guidance."""
-
-    rows: Tensor
-    """Which of the held-out clips."""
-    dreams: dict[str, Tensor]
-    """"model_gamma_1.4" -> future frames."""
-    psnr: dict[float, float]
+def gammas_beside(recipe: ReWorldRecipe) -> list[float]:
+    """The gammas to sweep, but for the recipe's own, at which the dreams are sampled anyway."""
+    if not recipe.system.supervised_layers:  # nothing to guide with
+        return []
+    return [gamma for gamma in GAMMAS if gamma != recipe.sampling.guidance.gamma]
 
 
-def sweep_gammas(
+def evaluate_gammas(
     evaluation: Evaluation,
-    model: ReWorld,
     recipe: ReWorldRecipe,
-    batch: Batch,
-    groups: np.ndarray,
+    material: PlanningMaterial,
+    dreams: Dreams,
+    swept: Mapping[float, Tensor],
     seed: int,
-) -> GammaSweep:
-    """Adds "psnr_sampled/gamma_<gamma>"; the Fréchet proxy takes the dreams as variants."""
-    now = recipe.system.num_past
-    rows = torch.tensor(spread(len(batch), NUM_SWEPT))
-    part = rows_of(batch, rows)
-    assert part.frames is not None
-    gammas = GAMMAS if recipe.system.supervised_layers else (1.0,)
-    found = dream_with_gammas(model, part, recipe.sampling, gammas, seed)
-    means = {}
-    for gamma, frames in found.items():
+) -> None:
+    """Adds "psnr_sampled/gamma_<gamma>", and "frechet_proxy" with every gamma beside the model.
+
+    Args:
+        swept: dreams of the first held-out clips at other gammas, from the same noise.
+    """
+    results, now = evaluation.results, recipe.system.num_past
+    own = recipe.sampling.guidance.gamma
+    first = slice(min(NUM_SWEPT, len(dreams.real)))
+    real, groups = dreams.real[first], material.groups[first]
+    by_gamma = {gamma: frames[:, :, now:] for gamma, frames in swept.items()}
+    by_gamma = dict(sorted({**by_gamma, own: dreams.sampled[first]}.items()))
+    means: dict[float, float] = {}
+    for gamma, frames in by_gamma.items():
         metric = FrameMetric(psnr)
-        metric.update(frames[:, :, now:], part.frames[:, :, now:])
+        metric.update(frames, real)
         scores = metric.compute()
         means[gamma] = scores.mean
-        evaluation.results.add(
+        results.add(
             f"psnr_sampled/gamma_{gamma:g}",
             model=scores.mean,
-            interval=bootstrap_interval(
-                scores, np.random.default_rng(seed), groups=groups[rows.numpy()]
-            ),
+            interval=bootstrap_interval(scores, np.random.default_rng(seed), groups=groups),
             n=len(scores),
             better="higher",
-            baselines={} if gamma == 1 else {"unguided": means[1.0]},
+            baselines={"unguided": means[1.0]} if gamma > 1 and 1.0 in means else {},
         )
-    dreams = {f"model_gamma_{gamma:g}": frames[:, :, now:] for gamma, frames in found.items()}
-    return GammaSweep(rows, dreams, means)
+    others = {f"model_gamma_{gamma:g}": frames for gamma, frames in by_gamma.items()}
+    others |= {"model_mean": dreams.mean[first], "reconstruction": dreams.reconstructed[first]}
+    others |= {name: frames[first] for name, frames in dreams.trivial.items()}
+    score_frechet_proxy(results, real, dreams.sampled[first], others, groups, seed=seed)
+    frechet = results.to_dict()["metrics"]["frechet_proxy"]
+    evaluation.sections["gammas"] = gamma_section(means, frechet)
 
 
 def evaluate_steering(
@@ -291,92 +253,3 @@ def _from_now(batch: Batch, now: int) -> Batch:
     assert batch.frames is not None
     assert batch.actions is not None
     return replace(batch, frames=batch.frames[:, :, now - 1 :], actions=batch.actions[:, now - 1 :])
-
-
-def evaluate_planning(
-    evaluation: Evaluation,
-    model: ReWorld,
-    without: ReWorld,
-    recipe: ReWorldRecipe,
-    material: PlanningMaterial,
-    seed: int,
-) -> None:
-    """PDM scores and displacements beside everyone else's, and scenes to show."""
-    results, scenes = evaluation.results, material.scenes
-    train = plans_of_clips(material.experts)
-    generator = torch.Generator().manual_seed(seed)
-    others = standard_planners(train, scenes, generator, num_steps=EGO_STATUS_STEPS)
-    own = SampledPlanner(model, recipe.sampling)
-    rivals = {"no_world_model": KeptPlans(SampledPlanner(without, recipe.sampling))}
-    rivals |= {name: KeptPlans(planner) for name, planner in others.items()}
-    scores = score_planning(
-        results, scenes, own, rivals, material.plan.num_past, generator, seed=seed
-    )
-    made = {"model": own.plans, **{name: kept.plans for name, kept in rivals.items()}}
-    plans = {name: torch.cat(each).double().numpy() for name, each in made.items()}
-    displacement = add_displacement(results, scenes, plans, seed)
-    score_dream_speed(results, "plan", own.seconds, len(scenes))
-    metrics = results.to_dict()["metrics"]
-    evaluation.sections["plans"] = scene_section(scenes, plans, scores)
-    evaluation.sections["planners"] = planner_section(scores, displacement, metrics)
-
-
-def plans_of_clips(clips: list[Clip]) -> PlanBatch:
-    """Ego states, commands and trajectories alone."""
-    nothing = torch.zeros(1, 1, 1, 1, 1)
-    plans = collate([Clip(latents=nothing, plan=clip.plan) for clip in clips]).plan
-    assert plans is not None
-    return plans
-
-
-def add_displacement(
-    results: Results,
-    scenes: list[PlanningScene],
-    plans: Mapping[str, Float[np.ndarray, "n 8 3"]],
-    seed: int,
-) -> dict[str, tuple[float, float]]:
-    """Adds "planner_displacement/ade" and "/fde": metres between plan and expert, on average over
-    the waypoints and at the last. Returns both by planner."""
-    expert = np.stack([scene.expert for scene in scenes])
-    worlds = np.array([scene.world for scene in scenes])
-    error = {
-        name: np.hypot(*np.moveaxis((plan - expert)[..., :2], -1, 0))
-        for name, plan in plans.items()
-    }
-    table = {name: (float(e.mean()), float(e[:, -1].mean())) for name, e in error.items()}
-    for column, (key, columns) in enumerate((("ade", slice(None)), ("fde", slice(-1, None)))):
-        values = error["model"][:, columns].mean(axis=1)
-        model = ClipScores(values[:, None], np.ones((len(values), 1)))
-        results.add(
-            f"planner_displacement/{key}",
-            model=model.mean,
-            interval=bootstrap_interval(model, np.random.default_rng(seed), groups=worlds),
-            n=len(values),
-            better="lower",
-            baselines={name: row[column] for name, row in table.items() if name != "model"},
-        )
-    return table
-
-
-def evaluate_drives(
-    evaluation: Evaluation,
-    model: ReWorld,
-    without: ReWorld,
-    recipe: ReWorldRecipe,
-    material: PlanningMaterial,
-    seed: int,
-) -> None:
-    """At the wheel of the stepping world, in a few held-out worlds."""
-    config = ClosedLoopConfig(seen=replace(material.plan, num_future=0))
-    worlds = [material.worlds[i] for i in spread(len(material.worlds), NUM_DRIVES)]
-    planners: dict[str, Planner | None] = {
-        "model": SampledPlanner(model, recipe.sampling),
-        "no_world_model": SampledPlanner(without, recipe.sampling),
-        "constant_velocity": ConstantVelocity(),
-        "expert": None,
-    }
-    records = {
-        name: drive(planner, worlds, config, torch.Generator().manual_seed(seed))
-        for name, planner in planners.items()
-    }
-    add_closed_loop(evaluation.results, records, config, seed=seed)
