@@ -34,7 +34,7 @@ class TrainOptions:
     """Which recipe: `maskworld recipes` lists them."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = ()
     """What to train on, one or several: a video, a folder of videos or of images, a LeRobot
-    dataset, nuScenes, logs of nuPlan (*.db) or OpenScene (*.jsonl), tar shards
+    dataset, nuScenes, logs of nuPlan (*.db) or OpenScene (*.jsonl), comma2k19, tar shards
     ("web-{000..099}.tar"), a .npy of tokens."""
     out: Path = Path("run")
     """The run folder."""

@@ -12,6 +12,7 @@ from torch import nn
 from maskworld.data.dataset import IMAGE_SUFFIXES, ClipDataset, ImageDataset, ImageFolderSource
 from maskworld.data.lerobot import LeRobotSource
 from maskworld.data.resampling import ResampledSource
+from maskworld.data.sources.comma2k19_video import Comma2k19Source, find_segments
 from maskworld.data.sources.lerobot_plans import LeRobotDrives, knows_plans
 from maskworld.data.sources.nuplan import NuPlanSource
 from maskworld.data.sources.nuscenes import NuScenesSource
@@ -35,7 +36,7 @@ from maskworld.weights import hub
 DECODING_FILE = "generation_config.json"
 """Beside config.json and model.safetensors: how the model is sampled unless the user says."""
 
-Drives = NuScenesSource | NuPlanSource | OpenSceneSource
+Drives = NuScenesSource | NuPlanSource | OpenSceneSource | Comma2k19Source
 Source = LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource | Drives
 SENSOR_FOLDERS = ("sensor_blobs", "sensors")
 """Where pictures of nuPlan and OpenScene lie: below the logs, or beside a folder above them."""
@@ -140,7 +141,7 @@ def save_release(system: Any, folder: Path, decoding: ParallelDecoding | FlowSam
 
 def open_source(path: Path | str) -> Source | list[str]:
     """The data at `path`, by what it holds: a LeRobot dataset, nuScenes, logs of nuPlan (*.db) or
-    OpenScene (*.jsonl), a video or a folder of videos, a folder of images, a .npy array of tokens
+    OpenScene (*.jsonl), segments of comma2k19, a video or a folder of videos, a folder of images, a .npy array of tokens
     or a folder of them; for tar shards their names.
 
     Raises:
@@ -168,6 +169,8 @@ def open_source(path: Path | str) -> Source | list[str]:
         return NuScenesSource(path)
     if any(path.glob("*.db")) or any(path.glob("*.jsonl")):
         return _open_logs(path)
+    if find_segments(path):
+        return Comma2k19Source(path)
     suffixes = {p.suffix.lower() for p in path.rglob("*") if p.is_file()}
     if suffixes & set(VIDEO_SUFFIXES):  # first: .npy files beside videos are their actions
         return VideoFolderSource(path)
