@@ -16,13 +16,14 @@ from maskworld.cli import reworld_data, reworld_training
 from maskworld.cli.main import main
 from maskworld.cli.reworld_training import choose_stages
 from maskworld.cli.train import TrainOptions
+from maskworld.data.dataset import ClipDataset
 from maskworld.data.sources.lerobot_plans import LeRobotDrives
 from maskworld.evaluation.results import read_results
 from maskworld.metrics.pdms import SCORE_NAMES
 from maskworld.nn.weights_io import read_safetensors
 from maskworld.preparation.collect import collect_drive
 from maskworld.recipes import load_recipe, load_recipe_of
-from maskworld.recipes.open import load_reworld, open_source
+from maskworld.recipes.open import load_reworld, open_dataset, open_source
 from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.training.checkpoint import list_checkpoints
 
@@ -218,8 +219,6 @@ def test_stages_are_chosen_by_name_kind_or_first() -> None:
 
 
 def test_clips_tell_their_plan_at_the_last_past_frame(place: Path) -> None:
-    from maskworld.recipes.open import open_dataset
-
     source = open_source(place / "drives")
     dataset = open_dataset(source, 17, (24, 36), 5.0, plan_frame=8)
     clip = dataset[3]
@@ -234,6 +233,12 @@ def test_ghosts_are_no_experts(place: Path) -> None:
     kinds = {source.episode(i).attributes["kind"]: source.episode(i) for i in range(len(source))}
     assert kinds["expert"].plan_at(9).trajectory is not None
     assert kinds["ghost"].plan_at(9).trajectory is None
+    dataset = open_dataset(open_source(place / "drives"), 9, (24, 36), 5.0, plan_frame=8)
+    assert isinstance(dataset, ClipDataset)
+    experts = reworld_data.experts_of(dataset)
+    assert 0 < len(experts) < len(dataset)
+    clips = [experts.get(number, seed=0) for number in range(len(experts))]
+    assert all(clip.plan is not None and clip.plan.trajectory is not None for clip in clips)
 
 
 @pytest.mark.parametrize(
@@ -311,8 +316,6 @@ def test_joint_without_negatives_warns(trained: Path, place: Path, tmp_path: Pat
 
 
 def test_half_of_the_windows_must_have_a_plan_for_the_video_to_read_it(place: Path) -> None:
-    from maskworld.recipes.open import open_dataset
-
     def opened(name: str) -> object:
         source = open_source(place / name)
 
