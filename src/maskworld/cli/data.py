@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from maskworld.cli.data_mine import Mine, run_mine
+from maskworld.cli.data_mine import Mine
 from maskworld.cli.errors import nearest
 
 EXAMPLES = "\n\nExamples:\n"
@@ -335,8 +335,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stop.code == 0 and examples:
             print(f"examples:\n{examples.rstrip()}")
         return stop.code if isinstance(stop.code, int) else 1
-    if isinstance(options, Mine):
-        return run_mine(options)
     from maskworld.cli.data_commands import run_command
 
     return run_command(options)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskworld.cli import data as verbs
+from maskworld.cli.data_mine import run_mine
 from maskworld.data.lerobot import LeRobotSource
 from maskworld.data.sources.row_filter import RowFilter
 from maskworld.data.sources.video_folder import VideoFolderSource
@@ -27,6 +28,7 @@ def run_command(options: Any) -> int:
         verbs.ImportWebdataset: _import_webdataset,
         verbs.ImportNuscenes: _import_nuscenes,
         verbs.Curate: _curate,
+        verbs.Mine: run_mine,
         verbs.Check: _check,
         verbs.Show: _show,
     }
