@@ -14,6 +14,7 @@ from torch import Tensor
 from maskworld.cli.quickstart_parts import spread
 from maskworld.cli.reworld_material import PlanningMaterial
 from maskworld.cli.reworld_report import Evaluation, planner_section, scene_section
+from maskworld.data.transforms import mirror_plan
 from maskworld.evaluation.closed_loop import ClosedLoopConfig, add_closed_loop, drive
 from maskworld.evaluation.flow_prediction import score_dream_speed
 from maskworld.evaluation.planning import score_planning, standard_planners
@@ -76,7 +77,7 @@ def evaluate_planning(
 ) -> None:
     """PDM scores and displacements beside everyone else's, and scenes to show."""
     results, scenes = evaluation.results, material.scenes
-    train = plans_of_clips(material.experts)
+    train = plans_with_mirror_images(material.experts)
     generator = torch.Generator().manual_seed(seed)
     others = standard_planners(train, scenes, generator, num_steps=EGO_STATUS_STEPS)
     own = SampledPlanner(model, recipe.sampling)
@@ -94,12 +95,15 @@ def evaluate_planning(
     evaluation.sections["planners"] = planner_section(scores, displacement, metrics)
 
 
-def plans_of_clips(clips: list[Clip]) -> PlanBatch:
-    """Ego states, commands and trajectories alone."""
+def plans_with_mirror_images(clips: list[Clip]) -> PlanBatch:
+    """Ego states, commands and trajectories alone: all that the planner is trained on, for one that
+    sees no picture."""
     nothing = torch.zeros(1, 1, 1, 1, 1)
-    plans = collate([Clip(latents=nothing, plan=clip.plan) for clip in clips]).plan
-    assert plans is not None
-    return plans
+    plans = [clip.plan for clip in clips if clip.plan is not None]
+    plans += [mirror_plan(plan) for plan in plans]
+    batch = collate([Clip(latents=nothing, plan=plan) for plan in plans])
+    assert batch.plan is not None
+    return batch.plan
 
 
 def add_displacement(

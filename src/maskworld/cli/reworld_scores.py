@@ -41,6 +41,8 @@ from maskworld.types import Batch, collate
 
 NUM_SWEPT = 128  # whole batches of `dream`, so that noise is the same with fewer clips
 """Held-out clips dreamt at every gamma; a Fréchet distance needs as many."""
+SSIM_EVERY = 3
+"""The SSIM is of every third held-out clip: of all it would take a minute."""
 NUM_GALLERY, NUM_SHOWN_PAIRS = 6, 4
 NUM_SHOWN = 600
 """Training clips on which the trivial futures are fitted."""
@@ -118,6 +120,7 @@ def evaluate_dreams(
 ) -> Dreams:
     """Horizon curves, speed and action sensitivity of the held-out clips; a gallery."""
     results, groups, now = evaluation.results, material.groups, recipe.system.num_past
+    gamma = recipe.sampling.guidance.gamma
     assert batch.frames is not None
     mean = dream(model, batch, POSTERIOR_MEAN, torch.Generator().manual_seed(seed))
     sampled = dream(model, batch, recipe.sampling, torch.Generator().manual_seed(seed))
@@ -130,7 +133,16 @@ def evaluate_dreams(
         trivial_futures(material, now),
     )
     others = {"model_sampled": dreams.sampled, "reconstruction": dreams.reconstructed}
-    score_dreams(results, dreams.real, dreams.mean, others, dreams.trivial, groups, seed)
+    score_dreams(
+        results,
+        dreams.real,
+        dreams.mean,
+        others,
+        dreams.trivial,
+        groups,
+        seed,
+        ssim_every=SSIM_EVERY,
+    )
     score_flow_sensitivity(results, model, batch, groups, seed)
     score_dream_speed(results, "dream_mean", mean.seconds, len(batch))
     score_dream_speed(results, "dream_sampled", sampled.seconds, len(batch))
@@ -143,7 +155,7 @@ def evaluate_dreams(
                 "dreamt, mean": as_video(mean.frames[i]),
                 "dreamt, sampled": as_video(sampled.frames[i]),
             },
-            caption=batch.captions[i],
+            caption=f"{batch.captions[i]} (sampled with gamma {gamma:g})",
             num_context=now,
             fps=frame_rate(batch),
         )
