@@ -382,3 +382,42 @@ def test_plans_of_drives_lie_on_what_was_driven() -> None:
     assert clip.plan is not None
     assert clip.plan.trajectory is not None
     assert clip.plan.trajectory[-1, 0] == pytest.approx(4 * float(clip.plan.ego[0]))
+
+
+def test_published_weights_are_where_training_starts(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from diffusers import AutoencoderKLLTXVideo
+    from test_tokenizers_video_vae import V090
+
+    from maskworld.backbones.ltx import LTXConfig, LTXDiT
+    from maskworld.tokenizers.video_vae import PretrainedVideoVAEConfig
+    from maskworld.weights.ltx import save_ltx
+
+    torch.manual_seed(0)
+    AutoencoderKLLTXVideo(**V090).save_pretrained(tmp_path / "vae")
+    tiny = load_recipe_of(ReWorldRecipe, "reworld-tiny")
+    shape = LTXConfig(
+        in_channels=8, out_channels=8, num_layers=6, num_heads=2, head_dim=48, has_text=False
+    )
+    published = LTXDiT(shape)
+    save_ltx(published, tmp_path / "ltx.safetensors")
+    system = replace(
+        tiny.system, video=shape, tokenizer=PretrainedVideoVAEConfig(channels=8), carries_past=False
+    )
+    recipe = replace(tiny, system=system, stages=tiny.stages[1:])
+    monkeypatch.setattr("maskworld.cli.training.load_recipe", lambda name: recipe)
+    words = ["reworld-tiny", "--data", "clips", "--stages", "video", "--steps", "1"]
+    words += ["--batch-size", "1", "--frame-size", "64", "64", "--sample-every", "0"]
+    words += ["--learning-rate", "1e-12", "--tokenizer", str(tmp_path / "vae")]
+    words += ["--video-weights", str(tmp_path / "ltx.safetensors")]
+    assert run(place, tmp_path / "run", *words) == 0
+    trained = load_reworld(tmp_path / "run" / "model").system
+    assert trained.config.tokenizer.path == str(tmp_path / "vae")
+    tensors = trained.video.state_dict()
+    for name, value in published.state_dict().items():
+        assert torch.allclose(tensors[name], value, atol=1e-7), name
+    names = read_safetensors(tmp_path / "run" / "model" / "model.safetensors")
+    assert not any(name.startswith("tokenizer") for name in names)  # they stay the user's

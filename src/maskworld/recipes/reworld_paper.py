@@ -2,7 +2,7 @@ r"""ReWorld as published: a 1.9B video tower and a 131M action tower. Complete, 
 
 Paper: arXiv 2606.27504, sections 3 and 4.1; DriveLaW (arXiv 2512.23421), on which it builds.
 Command: torchrun --nproc-per-node 8 -m maskworld train reworld-paper --data nuscenes/ nuplan/logs \
-    --tokenizer ltx/vae --video-weights ltx/transformer --pool pool.npz --out RUN
+    --tokenizer ltx/vae --video-weights ltx/transformer --pool pool --out RUN
 Hardware: a GPU cluster; unknown in the paper. Batches below are for 8 processes.
 
 The paper gives: LTX-Video 2B and its VAE, a head on block 8 of 28, alignment on layer 12, their
