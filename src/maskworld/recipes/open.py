@@ -141,8 +141,8 @@ def save_release(system: Any, folder: Path, decoding: ParallelDecoding | FlowSam
 
 def open_source(path: Path | str) -> Source | list[str]:
     """The data at `path`, by what it holds: a LeRobot dataset, nuScenes, logs of nuPlan (*.db) or
-    OpenScene (*.jsonl), segments of comma2k19, a video or a folder of videos, a folder of images, a .npy array of tokens
-    or a folder of them; for tar shards their names.
+    OpenScene (*.jsonl), segments of comma2k19, a video or a folder of videos, a folder of
+    images, a .npy array of tokens or a folder of them; for tar shards their names.
 
     Raises:
         ValueError: nothing there, or nothing of these.
