@@ -83,7 +83,9 @@ class ReWorldConfig:
     """Video blocks (from 1) whose outputs the action layers read; all, block b for layer b."""
     tokenizer: LatentConfig = field(default_factory=PretrainedVideoVAEConfig)
     """LTX-Video's causal VAE."""
-    text: SmallTextConfig | T5TextConfig | None = field(default_factory=T5TextConfig)
+    text: SmallTextConfig | T5TextConfig | None = field(
+        default_factory=lambda: T5TextConfig("google/t5-v1_1-xxl", dim=4096, max_tokens=128)
+    )
     """T5-XXL; None = no text, as in the paper's Table 2."""
     ego_prompt: Literal["embedding", "text"] = "embedding"
     """How ego state and command reach the video: a learned embedding (ours), or as words in the
