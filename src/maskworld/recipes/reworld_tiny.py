@@ -6,10 +6,10 @@ Hardware: two CPU cores, no GPU. Time and results: docs/reworld.md.
 
 What differs from the paper, and why:
 - patch latents fitted by PCA instead of LTX-Video's VAE: they fit in seconds;
-- the video starts from "nothing moves" (`carries_past`) and trains at times near noise: a network of
-  this size does not get that far by itself (docs/log.md);
-- the video may be given the future actions, so that one can ask whether it obeys them; it is trained
-  without them too, as a planner does not know them;
+- the video starts from "nothing moves" (`carries_past`) and trains at times near noise: a network
+  of this size does not get that far by itself (docs/log.md);
+- the video may be given the future actions, so that one can ask whether it obeys them; it is
+  trained without them too, as a planner does not know them;
 - no text; 17 frames at 5 Hz, 9 of them past; plans are normalised by the ranges of the data;
 - head at layer 2 of 6 (8 of 28), alignment at layer 3 of 6 (12 of 28), weight of the head 0.25.
 """
