@@ -146,6 +146,9 @@ class TimeSampling:
     """Of the normal of logit_normal; positive = more noise."""
     std: float = 1.0
     """Of the normal (LTX-Video: 1)."""
+    p_pure_noise: float = 0.0
+    """Share of samples trained at exactly t = 1, which continuous times hardly touch and where
+    sampling starts, feature banks are made and one-step means are taken. Ours."""
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -156,6 +159,8 @@ class TimeSampling:
                 raise ValueError(f"Expected {name} in {choices}, found {value!r}.")
         if self.std <= 0:
             raise ValueError(f"Expected std > 0, found {self.std}: LTX-Video uses 1.")
+        if not 0 <= self.p_pure_noise <= 1:
+            raise ValueError(f"Expected p_pure_noise in [0, 1], found {self.p_pure_noise}.")
 
     def sample(
         self, batch_size: int, num_frames: int, tokens_per_frame: int, generator: torch.Generator
@@ -171,6 +176,9 @@ class TimeSampling:
             times = sample_logit_normal(shape, generator, self.mean, self.std)
         else:
             times = sample_shifted_logit_normal(shape, num_tokens, generator, self.std)
+        if self.p_pure_noise:
+            draw = torch.rand(batch_size, 1, generator=generator, device=generator.device)
+            times = times.masked_fill(draw < self.p_pure_noise, 1.0)
         return times.repeat_interleave(num_tokens // columns, dim=1)
 
 

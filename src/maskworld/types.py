@@ -28,6 +28,8 @@ class Clip:
     """Codes of the same clip in another style, for stylization."""
     latents: Float[Tensor, "v tl d gh gw"] | None = None
     """Of a frozen latent tokenizer, encoded once."""
+    features: Float[Tensor, "k n w"] | None = None
+    """Of a frozen video network: the entries of the clip's `FeatureBank`, made once."""
     labels: UInt8[Tensor, "v t h w"] | None = None
     actions: Float[Tensor, "t a"] | None = None
     """Row t is the step *into* frame t; row 0 is the step into the first frame."""
@@ -121,6 +123,7 @@ class Batch:
     tokens: Int[Tensor, "b v t gh gw"] | None = None
     reference_tokens: Int[Tensor, "b v t gh gw"] | None = None
     latents: Float[Tensor, "b v tl d gh gw"] | None = None
+    features: Float[Tensor, "b k n w"] | None = None
     labels: UInt8[Tensor, "b v t h w"] | None = None
     actions: Float[Tensor, "b t a"] | None = None
     has_actions: Bool[Tensor, " b"] | None = None
@@ -186,6 +189,7 @@ def collate(clips: list[Clip]) -> Batch:
         tokens=stack("tokens"),
         reference_tokens=stack("reference_tokens"),
         latents=stack("latents"),
+        features=stack("features"),
         labels=stack("labels"),
         actions=actions,
         has_actions=has_actions,

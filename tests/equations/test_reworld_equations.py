@@ -155,6 +155,25 @@ def test_eq_3_and_4_plans_are_noised_and_their_velocity_is_regressed_given_the_f
     torch.testing.assert_close(out.terms["action_velocity"], expected)
 
 
+def test_features_made_once_give_the_loss_of_features_made_in_the_step() -> None:
+    model, data = system(), batch()
+    assert data.plan is not None
+    assert data.latents is not None
+    generator = seeded()  # drawn from as the loss does: noise, times, then the future's noise
+    torch.randn(3, 8, 3, generator=generator)
+    model.config.action_times.sample(3, 1, 8, generator)
+    bank = model.feature_bank(data.latents[:, :, :2], Prompt(plan=data.plan), generator)
+    kept = replace(data, features=torch.stack(bank.states, dim=1))
+    terms = [model.training_loss(part, "action", seeded()).terms for part in (data, kept)]
+    assert terms[0].keys() == terms[1].keys()
+    for name in terms[0]:
+        torch.testing.assert_close(terms[0][name], terms[1][name])
+    other = replace(kept, features=2 * kept.features)
+    assert not torch.equal(
+        model.training_loss(other, "action", seeded()).total, sum(terms[0].values())
+    )
+
+
 def test_eq_5_standard_training_adds_the_two_output_losses_and_nothing_else() -> None:
     terms = system().training_loss(batch(), "standard", seeded())
     assert set(terms.terms) == {"velocity", "action_velocity"}
@@ -203,6 +222,14 @@ def test_eq_9_guided_velocity_extrapolates_from_the_intermediate_through_the_fin
         v_i = passed.intermediate[1]
     assert passed.velocity is not None
     torch.testing.assert_close(guided, v_i + gamma * (passed.velocity - v_i))
+
+
+def test_an_averaged_plan_is_the_mean_of_single_draws() -> None:
+    model, data = system(), batch()
+    single = model.plan(data, seeded(), PLAIN, num_plans=4)
+    averaged = model.plan(data, seeded(), replace(PLAIN, num_averaged=4))
+    torch.testing.assert_close(averaged, single.view(3, 4, 8, 3).mean(dim=1))
+    assert not torch.equal(single[0], single[1])
 
 
 def test_eq_9_with_gamma_one_is_the_unguided_model_bit_for_bit() -> None:

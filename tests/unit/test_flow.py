@@ -129,6 +129,15 @@ def test_logit_normal_times_have_the_configured_mean() -> None:
     assert float(logits.mean()) == pytest.approx(0.8, abs=0.02)
 
 
+def test_the_asked_share_of_samples_is_pure_noise_in_every_token() -> None:
+    times = TimeSampling("uniform", "token", p_pure_noise=0.3).sample(4000, 2, 3, seeded())
+    is_noise = (times == 1).all(dim=1)
+    assert is_noise.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert not (times[~is_noise] == 1).any()
+    with pytest.raises(ValueError, match="p_pure_noise"):
+        TimeSampling(p_pure_noise=1.5)
+
+
 def test_unknown_time_settings_are_refused() -> None:
     with pytest.raises((ValueError, TypeError), match="kind"):
         TimeSampling(kind="normal")  # type: ignore[arg-type]

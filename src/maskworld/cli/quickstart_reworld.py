@@ -23,6 +23,7 @@ from maskworld.cli.reworld_material import (
     fit_system,
     is_expert,
     planning_material,
+    with_features,
 )
 from maskworld.cli.reworld_report import Evaluation, negatives_section
 from maskworld.cli.reworld_scores import evaluate
@@ -178,7 +179,9 @@ def fit(
             return material.train
         if stage.name.startswith("video"):
             return clips.all
-        return clips.experts(with_negatives if stage.name == "joint" else ())
+        if stage.name == "joint":
+            return clips.experts(with_negatives)
+        return with_features(model, clips.experts(), options.seed)
 
     train_stages(model, recipe.stages, sets, recipe, options, "run")
 
@@ -188,7 +191,7 @@ def fit_without_world_model(
 ) -> None:
     """Trains the planner of the same size on features of a video tower that never saw a video."""
     stages = [stage for stage in recipe.stages if stage.name == "action"]
-    experts = clips.experts()
+    experts = with_features(twin, clips.experts(), options.seed)
     train_stages(twin, stages, lambda _: experts, recipe, options, "run/no-world-model")
 
 

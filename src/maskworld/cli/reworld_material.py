@@ -23,7 +23,7 @@ from maskworld.preparation.planning_scenes import PlanningScene, planning_scenes
 from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.systems.reworld import ReWorld
 from maskworld.tokenizers.latent import encode_views
-from maskworld.types import Batch, Clip, collate
+from maskworld.types import Batch, Clip, Prompt, collate
 
 ACTION_NAMES = ("speed", "yaw_rate")
 HELD_OUT_FROM = 500_000
@@ -151,6 +151,28 @@ def encode_clips(system: ReWorld, clips: Sequence[Clip]) -> EncodedClips:
         plain += _encoded(system, part)
         images += _encoded(system, mirrored(part, ACTION_NAMES))
     return EncodedClips(plain, images)
+
+
+@torch.no_grad()
+def with_features(system: ReWorld, clips: Sequence[Clip], seed: int) -> list[Clip]:
+    """The clips with their feature banks, for a stage that leaves the video network as it is.
+
+    The noise of each clip's future is drawn once instead of in every step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    was_training = system.training
+    system.eval()
+    found = []
+    for start in range(0, len(clips), CLIPS_AT_ONCE):
+        part = clips[start : start + CLIPS_AT_ONCE]
+        batch = collate(list(part))
+        assert batch.latents is not None
+        past = batch.latents[:, :, : system.num_past_latents]
+        prompt = Prompt(batch.captions or None, plan=batch.plan)
+        states = torch.stack(system.feature_bank(past, prompt, generator).states, dim=1)
+        found += [replace(c, features=f) for c, f in zip(part, states, strict=True)]
+    system.train(was_training)
+    return found
 
 
 def fit_system(system: ReWorld, clips: Iterable[Clip], seed: int) -> None:

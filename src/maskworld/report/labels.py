@@ -44,13 +44,30 @@ _LABELS = {
     "bits_per_token": Label("Bits per token", "code length of the real future", "bits"),
     "codebook_use": Label("Codebook use", "codes that occur at all", digits=1, is_share=True),
     "codebook_perplexity": Label("Codebook perplexity", "equally frequent codes", digits=0),
+    "frechet_proxy": Label("Fréchet proxy", "dreams as a set against other real clips; not FVD"),
+    "pdms": Label("PDM score", "NAVSIM v1.1, non-reactive", "", 1, True),
+    "nc": Label("No collision at fault", "", "", 1, True),
+    "dac": Label("Drivable area kept", "", "", 1, True),
+    "ttc": Label("Time to collision kept", "", "", 1, True),
+    "comfort": Label("Comfort", "", "", 1, True),
+    "ep": Label("Ego progress", "", "", 1, True),
 }
 _FAMILIES = {
+    "pdms": Label("PDM score", "of the scenes of one kind", "", 1, True),
+    "pdms_gain": Label("PDM score gained", "paired, over the same scenes", "", 1, True),
+    "nc_gain": Label("No collision, gained", "paired, over the same scenes", "", 1, True),
+    "dac_gain": Label("Drivable area, gained", "paired, over the same scenes", "", 1, True),
+    "psnr_sampled": Label("PSNR of sampled dreams", "gamma of self-guidance", "dB"),
+    "planner_displacement": Label("Displacement", "from the expert's waypoints", "m"),
+    "closed_loop": Label("Closed loop", "driven among traffic that reacts", "", 3),
     "psnr": Label("PSNR", "mean over frames, pixels against the real future", "dB"),
     "bits_per_token": Label("Bits per token", "cross-entropy of hidden tokens", "bits"),
     "masked_cross_entropy": Label("Masked cross-entropy", "share of tokens hidden", "bits"),
     "action_sensitivity": Label(
-        "Action sensitivity", "loss added by wrong actions; 0 = actions ignored", "nats"
+        "Action sensitivity",
+        "loss added by wrong actions (nats, or squared velocity); 0 = ignored",
+        "",
+        3,
     ),
     "steering": Label("Steering", "far field moves the way of the turn", digits=1, is_share=True),
     "own_future": Label(
@@ -67,7 +84,7 @@ _FAMILIES = {
     "success": Label("Success", "episodes", "", 1, True),
 }
 
-NAMES = {"no_world_model": "no world model", "bc": "behaviour cloning"}
+NAMES = {"no_world_model": "no world model", "bc": "behaviour cloning", "pdm_closed": "PDM-Closed"}
 """Baselines whose name is more than its words."""
 
 REFERENCES = frozenset(
@@ -75,10 +92,12 @@ REFERENCES = frozenset(
         "expert",
         "judge_on_real_clips",
         "oracle",
+        "pdm_closed",
         "perplexity_over_vocabulary",
         "published",
         "real",
         "real_renders",
+        "real_vs_real",
         "reconstruction",
         "tokenizer",
         "true_motion",

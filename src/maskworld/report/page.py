@@ -26,6 +26,8 @@ MAX_VIDEO_BYTES = 9_000_000
 """Of all encoded sheets; base64 adds a third, which keeps a report under about 13 MB."""
 HIGHLIGHTS = (
     "psnr",
+    "pdms",
+    "pdms_gain/constant_velocity",
     "changed_token_accuracy",
     "bits_per_token",
     "steering/frame_2",

@@ -15,3 +15,10 @@ class FlowSampling:
     video: SigmaSchedule = field(default_factory=lambda: SigmaSchedule("uniform", 30))
     actions: SigmaSchedule = field(default_factory=lambda: SigmaSchedule("linear_quadratic", 5))
     guidance: Guidance = field(default_factory=lambda: Guidance(gamma=1.4))
+    num_averaged: int = 1
+    """Plans that are drawn and averaged into one; 1, the paper's, is a single draw. Ours: draws of
+    a small planner are jagged, and their mean is the better plan."""
+
+    def __post_init__(self) -> None:
+        if self.num_averaged < 1:
+            raise ValueError(f"Expected num_averaged >= 1, found {self.num_averaged}.")

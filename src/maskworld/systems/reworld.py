@@ -33,7 +33,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
@@ -359,8 +359,11 @@ class ReWorld(nn.Module, ReleaseMixin):
         noisy = add_noise(a0, eps, t)  # Eq. 3
         texts = [text for text, kept in zip(batch.captions, rows.tolist()) if kept]
         past = latents[rows][:, :, : self.num_past_latents]
-        with torch.set_grad_enabled(stage != "action" and torch.is_grad_enabled()):
-            bank = self.feature_bank(past, Prompt(texts or None, plan=chosen), generator)
+        if stage == "action" and batch.features is not None:
+            bank = FeatureBank(batch.features[rows].unbind(dim=1))  # made once: the video is frozen
+        else:
+            with torch.set_grad_enabled(stage != "action" and torch.is_grad_enabled()):
+                bank = self.feature_bank(past, Prompt(texts or None, plan=chosen), generator)
         weighs_alignment = stage == "action" and config.alignment_weight > 0
         out = self.action(
             noisy.z,
@@ -630,8 +633,9 @@ class ReWorld(nn.Module, ReleaseMixin):
         num_plans: int = 1,
     ) -> Float[Tensor, "bn l 3"]:
         """Euler steps on the action tower alone, its keys and values made once."""
-        projected = self.action.project(bank).repeated(num_plans)
-        ego = ego.repeat_interleave(num_plans, dim=0)
+        num_draws = num_plans * sampling.num_averaged
+        projected = self.action.project(bank).repeated(num_draws)
+        ego = ego.repeat_interleave(num_draws, dim=0)
         config = self.config.action
         shape = (len(ego), config.num_tokens, config.action_dim)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(ego)
@@ -640,7 +644,8 @@ class ReWorld(nn.Module, ReleaseMixin):
             velocity: Tensor = self.action(z, t[:, 0], projected, ego).velocity
             return velocity
 
-        return self.normaliser.denormalise(euler(model, noise, sampling.actions.sigmas()))
+        draws = self.normaliser.denormalise(euler(model, noise, sampling.actions.sigmas()))
+        return reduce(draws, "(b k) l a -> b l a", "mean", k=sampling.num_averaged)
 
     @property
     def device(self) -> torch.device:
