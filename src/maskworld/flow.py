@@ -64,7 +64,7 @@ def linear_velocity(
     z_t: Float[Tensor, "b n d"],
     t: Float[Tensor, "b n"],
     mean: Float[Tensor, "b n d"],
-    variance: Float[Tensor, " d"],
+    variance: Float[Tensor, " d"] | Float[Tensor, "n d"],
 ) -> Float[Tensor, "b n d"]:
     """E[v | z_t] if z_0 had this mean and variance and nothing else were known.
 

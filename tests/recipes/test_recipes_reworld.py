@@ -19,7 +19,7 @@ from maskworld.systems.reworld import ReWorld, ReWorldConfig
 from maskworld.tokenizers.causal_patch import CausalPatchConfig
 from maskworld.training.config import Stage
 from maskworld.training.loop import train
-from maskworld.types import Batch, Clip, PlanBatch, PlanSample
+from maskworld.types import Batch, Clip, PlanBatch, PlanSample, collate
 
 NAMES = [name for name in recipe_names() if name.startswith("reworld")]
 
@@ -204,9 +204,10 @@ def micro_model(clips: list[Clip], seed: int = 0) -> ReWorld:
     model.tokenizer.fit(frames.flatten(0, 1), torch.Generator().manual_seed(0))
     from maskworld.tokenizers.latent import encode_views
 
-    plans = [clip.plan.trajectory for clip in clips if clip.plan is not None]
-    trajectories = torch.stack([plan for plan in plans if plan is not None])
-    model.fit_statistics(encode_views(model.tokenizer, frames), trajectories)
+    model.fit_latents(encode_views(model.tokenizer, frames))
+    plans = collate(clips).plan
+    assert plans is not None
+    model.fit_plans(plans)
     return model
 
 

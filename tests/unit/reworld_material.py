@@ -81,10 +81,11 @@ def micro_reworld(*, is_planner: bool = True, future_actions: int = 2) -> ReWorl
     clips = moving_drives(16)
     frames = torch.stack([clip.frames for clip in clips if clip.frames is not None])
     model.tokenizer.fit(frames[:, 0], torch.Generator().manual_seed(0))
-    plans = [clip.plan.trajectory for clip in clips if clip.plan is not None]
-    trajectories = torch.stack([plan for plan in plans if plan is not None])
     if is_planner:
-        model.fit_statistics(encode_views(model.tokenizer, frames), trajectories)
+        model.fit_latents(encode_views(model.tokenizer, frames))
+        plans = collate(clips).plan
+        assert plans is not None
+        model.fit_plans(plans)
     return model.eval()
 
 

@@ -107,10 +107,10 @@ def quickstart_recipe(options: QuickstartOptions) -> ReWorldRecipe:
 
 def fit_statistics(model: ReWorld, clips: EncodedClips) -> None:
     """Measures what the config leaves to the data, mirror images included."""
-    latents = [clip.latents for clip in clips.all if clip.latents is not None]
-    plans = [clip.plan.trajectory for clip in clips.experts() if clip.plan is not None]
-    trajectories = torch.stack([plan for plan in plans if plan is not None])
-    model.fit_statistics(torch.stack(latents), trajectories)
+    model.fit_latents(torch.stack([c.latents for c in clips.all if c.latents is not None]))
+    plans = collate(clips.experts()).plan
+    assert plans is not None
+    model.fit_plans(plans)
 
 
 def untrained_twin(model: ReWorld, seed: int) -> ReWorld:
@@ -122,6 +122,8 @@ def untrained_twin(model: ReWorld, seed: int) -> ReWorld:
     twin.delta.load_state_dict(model.delta.state_dict())
     if model.config.carries_past:
         twin.prior_variance.copy_(model.prior_variance)
+    if model.config.carries_motion:
+        twin.plan_variance.copy_(model.plan_variance)
     return twin
 
 

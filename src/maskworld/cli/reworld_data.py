@@ -22,7 +22,7 @@ from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.systems.reworld import ReWorldConfig
 from maskworld.training.config import Stage
 from maskworld.training.distributed import processes_from_environment
-from maskworld.types import Clip, PlanSample
+from maskworld.types import Clip, PlanBatch, PlanSample, collate
 
 if TYPE_CHECKING:
     from maskworld.preparation.mining_pool import NegativePool
@@ -39,7 +39,7 @@ MAX_FITTED = 20_000
 class NeededPlans:
     """What the experts of the training data drive; None where no stage imitates."""
 
-    trajectories: Float[Tensor, "n l 3"] | None = None
+    plans: PlanBatch | None = None
 
 
 def fit_reworld_config(
@@ -160,14 +160,14 @@ def expert_plans(data: StageData, stages: Sequence[Stage]) -> NeededPlans:
     """The plans that the planning stages imitate."""
     planning = [stage for stage in stages if stage.name in NEEDS_EXPERTS][:1]
     found: list[Any] = [dataset for stage in planning for dataset in data.datasets_of(stage)]
-    rows: list[Tensor] = []
+    samples: list[PlanSample] = []
     for dataset in found:
         number = min(len(dataset), MAX_FITTED)
         for index in np.linspace(0, len(dataset) - 1, number).round().astype(int).tolist():
-            plan: PlanSample = dataset.plan(index)
-            assert plan.trajectory is not None
-            rows.append(plan.trajectory)
-    return NeededPlans(torch.stack(rows) if rows else None)
+            samples.append(dataset.plan(index))
+    nothing = torch.zeros(1, 1, 1, 1, 1)
+    clips = [Clip(latents=nothing, plan=sample) for sample in samples]
+    return NeededPlans(collate(clips).plan if clips else None)
 
 
 def clips_of(data: StageData, num_clips: int, purpose: str) -> UInt8[Tensor, "b v t c h w"]:

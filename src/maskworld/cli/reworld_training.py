@@ -285,13 +285,9 @@ def _fit(system: ReWorld, data: StageData, plans: NeededPlans, seed: int, *, is_
         generator = torch.Generator().manual_seed(derive_seed(seed, 0, "fit"))
         tokenizer.fit(rearrange(frames, "b v t c h w -> (b v) t c h w"), generator)
         if config.carries_past:
-            system.fit_statistics(encode_views(tokenizer, frames))
-    if plans.trajectories is None:
-        return
-    if config.trajectory == "dataset" and not bool(system.normaliser.statistics.is_fitted):
-        system.normaliser.fit(plans.trajectories)
-    if config.delta == "dataset" and not bool(system.delta.statistics.is_fitted):
-        system.delta.fit(plans.trajectories)
+            system.fit_latents(encode_views(tokenizer, frames))
+    if plans.plans is not None:
+        system.fit_plans(plans.plans)
 
 
 class _Batches:

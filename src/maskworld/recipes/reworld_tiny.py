@@ -10,6 +10,8 @@ What differs from the paper, and why:
   of this size does not get that far by itself (docs/log.md);
 - the video may be given the future actions, so that one can ask whether it obeys them; it is
   trained without them too, as a planner does not know them;
+- plans start from constant velocity (`carries_motion`), and a plan is the mean of eight draws: a
+  single draw of a small planner is jagged (docs/log.md);
 - no text; 17 frames at 5 Hz, 9 of them past; plans are normalised by the ranges of the data;
 - head at layer 2 of 6 (8 of 28), alignment at layer 3 of 6 (12 of 28), weight of the head 0.25.
 """
@@ -50,9 +52,11 @@ RECIPE = ReWorldRecipe(
         intermediate_weight=0.25,
         alignment_layers=(3,),
         carries_past=True,
+        carries_motion=True,
         trajectory="dataset",
         delta="dataset",
-        video_times=TimeSampling("logit_normal", mean=1.5),
+        video_times=TimeSampling("logit_normal", mean=1.5, p_pure_noise=0.2),
+        action_times=TimeSampling("uniform", p_pure_noise=0.2),
         p_drop_actions=0.15,
         num_frames=17,
         num_past=9,
@@ -63,6 +67,7 @@ RECIPE = ReWorldRecipe(
         video=SigmaSchedule("uniform", 10),
         actions=SigmaSchedule("linear_quadratic", 5),
         guidance=Guidance(gamma=1.0),
+        num_averaged=8,
     ),
     stages=(
         Stage("tokenizer", num_steps=200, batch_size=4, learning_rate=4e-3, save_every=0),
@@ -77,11 +82,11 @@ RECIPE = ReWorldRecipe(
         ),
         Stage(
             "action",
-            num_steps=400,
+            num_steps=1000,
             batch_size=32,
             learning_rate=2e-3,
             warmup_steps=20,
-            ema_decay=0.98,
+            ema_decay=0.99,
             save_every=0,
         ),
         Stage(

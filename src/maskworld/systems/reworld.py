@@ -28,7 +28,7 @@ Deviations and readings: docs/adr/0009-reading-of-reworld.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from maskworld.backbones.action_dit import ActionDiT, ActionDiTConfig
+from maskworld.backbones.action_dit import ActionDiT, ActionDiTConfig, ActionOutput, ProjectedBank
 from maskworld.backbones.ltx import LTXConfig, LTXDiT, VelocityHead, grid_positions
 from maskworld.conditioning.ego import EgoEncoder
 from maskworld.conditioning.text import SmallTextConfig, T5TextConfig
@@ -114,6 +114,11 @@ class ReWorldConfig:
     """Start from "nothing moves": the future is told the latents of the last frame standing still,
     and the network predicts what that prior misses (`flow.linear_velocity`). Ours, for networks too
     small to find that out; only with patch latents. ADR 0010."""
+    carries_motion: bool = False
+    """Start plans from "go on as now", as the video starts from "nothing moves": the action network
+    predicts what constant velocity misses. Ours; ADR 0010."""
+    plan_interval: float = 0.5
+    """Seconds between waypoints."""
     trajectory: Literal["navsim", "dataset"] = "navsim"
     """Whose ranges normalise plans: DriveLaW's constants, or those of the training data."""
     delta: Literal["beyonddrive", "dataset"] = "beyonddrive"
@@ -197,6 +202,7 @@ class ReWorld(nn.Module, ReleaseMixin):
 
     name = "reworld"
     prior_variance: Tensor
+    plan_variance: Tensor
 
     def __init__(self, config: ReWorldConfig) -> None:
         super().__init__()
@@ -231,6 +237,9 @@ class ReWorld(nn.Module, ReleaseMixin):
         self.action_ego = EgoEncoder(command="one_hot", scale=EGO_SCALE)
         if config.carries_past:
             self.register_buffer("prior_variance", torch.ones(config.tokenizer.channels))
+        if config.carries_motion:
+            shape = (config.action.num_tokens, config.action.action_dim)
+            self.register_buffer("plan_variance", torch.ones(shape))
         self.normaliser = TrajectoryNormaliser(config.trajectory)
         self.delta = DeltaMap(config.delta)
 
@@ -241,22 +250,51 @@ class ReWorld(nn.Module, ReleaseMixin):
         return (self.config.num_past - 1) // self.tokenizer.temporal_stride + 1
 
     @torch.no_grad()
-    def fit_statistics(
-        self,
-        latents: Float[Tensor, "b v tl d gh gw"],
-        trajectories: Float[Tensor, "n l 3"] | None = None,
-    ) -> None:
-        """Measures on training data what the config leaves to the data: ranges of plans and of
-        their steps, and how far the future is from the carried past."""
+    def fit_latents(self, latents: Float[Tensor, "b v tl d gh gw"]) -> None:
+        """Measures on training data how far the future is from the carried past."""
         if self.config.carries_past:
             flat = rearrange(latents, "b v k d gh gw -> (b v) k d gh gw")
             miss = flat - self._carried(flat, flat.shape[1])
             variance = miss[:, self.num_past_latents :].square().mean(dim=(0, 1, 3, 4))
             self.prior_variance.copy_(variance.clamp(min=1e-4))
-        if trajectories is not None and self.config.trajectory == "dataset":
-            self.normaliser.fit(trajectories)
-        if trajectories is not None and self.config.delta == "dataset":
-            self.delta.fit(trajectories)
+
+    @torch.no_grad()
+    def fit_plans(self, plans: PlanBatch) -> None:
+        """Measures on experts' plans what the config leaves to the data: their ranges, those of
+        their steps, how far they are from the carried motion. What is fitted already stays."""
+        if plans.trajectory is None:
+            raise ValueError("Expected plans of experts to fit to, found none with a trajectory.")
+        if not bool(self.normaliser.statistics.is_fitted):
+            self.normaliser.fit(plans.trajectory)
+        if not bool(self.delta.statistics.is_fitted):
+            self.delta.fit(plans.trajectory)
+        if self.config.carries_motion and bool((self.plan_variance == 1).all()):
+            miss = self.normaliser.normalise(plans.trajectory) - self._carried_motion(plans)
+            self.plan_variance.copy_(miss.square().mean(dim=0).clamp(min=1e-4))
+
+    def _carried_motion(self, plan: PlanBatch) -> Float[Tensor, "b l a"]:
+        """The normalised plan of constant velocity."""
+        count = self.config.action.num_tokens
+        time = self.config.plan_interval * torch.arange(1, count + 1, device=plan.ego.device)
+        places = plan.ego[:, None, :2] * time[:, None]
+        return self.normaliser.normalise(torch.cat([places, torch.zeros_like(places[..., :1])], -1))
+
+    def run_action(
+        self,
+        a: Float[Tensor, "b l a"],
+        t: Float[Tensor, "b l"],
+        bank: FeatureBank | ProjectedBank,
+        plan: PlanBatch,
+        readout_layers: Sequence[int] = (),
+    ) -> ActionOutput:
+        """One forward pass of the action tower for the ego states and commands of `plan`."""
+        scope = self.config.action_times.scope
+        ego = self.action_ego(plan.ego, plan.command)
+        out = self.action(a, t if scope == "token" else t[:, 0], bank, ego, readout_layers)
+        if not self.config.carries_motion:
+            return out
+        prior = linear_velocity(a, t, self._carried_motion(plan), self.plan_variance)
+        return replace(out, velocity=prior + out.velocity)
 
     def _carried(
         self, latents: Float[Tensor, "n tl d gh gw"], num_latents: int
@@ -365,13 +403,8 @@ class ReWorld(nn.Module, ReleaseMixin):
             with torch.set_grad_enabled(stage != "action" and torch.is_grad_enabled()):
                 bank = self.feature_bank(past, Prompt(texts or None, plan=chosen), generator)
         weighs_alignment = stage == "action" and config.alignment_weight > 0
-        out = self.action(
-            noisy.z,
-            t[:, 0] if config.action_times.scope == "sample" else t,
-            bank,
-            self.action_ego(chosen.ego, chosen.command),
-            config.alignment_layers if weighs_alignment else (),
-        )
+        layers = config.alignment_layers if weighs_alignment else ()
+        out = self.run_action(noisy.z, t, bank, chosen, layers)
         terms = {"action_velocity": flow_matching_loss(out.velocity, noisy.target)}  # Eq. 4
         if weighs_alignment:
             align = alignment_loss(out.states, out.readouts)  # Eq. 10, 11
@@ -620,14 +653,13 @@ class ReWorld(nn.Module, ReleaseMixin):
             raise ValueError("Expected frames or latents in the batch, found neither.")
         prompt = Prompt(batch.captions or None, plan=batch.plan)
         bank = self.feature_bank(past.to(self.device), prompt, generator)
-        ego = self.action_ego(batch.plan.ego, batch.plan.command)
-        return self.plan_from(bank, ego, sampling, generator, num_plans)
+        return self.plan_from(bank, batch.plan, sampling, generator, num_plans)
 
     @torch.no_grad()
     def plan_from(
         self,
         bank: FeatureBank,
-        ego: Float[Tensor, "b e"],
+        plan: PlanBatch,
         sampling: FlowSampling,
         generator: torch.Generator,
         num_plans: int = 1,
@@ -635,14 +667,16 @@ class ReWorld(nn.Module, ReleaseMixin):
         """Euler steps on the action tower alone, its keys and values made once."""
         num_draws = num_plans * sampling.num_averaged
         projected = self.action.project(bank).repeated(num_draws)
-        ego = ego.repeat_interleave(num_draws, dim=0)
+        asked = PlanBatch(
+            plan.ego.repeat_interleave(num_draws, dim=0),
+            plan.command.repeat_interleave(num_draws, dim=0),
+        )
         config = self.config.action
-        shape = (len(ego), config.num_tokens, config.action_dim)
-        noise = torch.randn(shape, generator=generator, device=generator.device).to(ego)
+        shape = (len(asked.ego), config.num_tokens, config.action_dim)
+        noise = torch.randn(shape, generator=generator, device=generator.device).to(plan.ego)
 
         def model(z: Tensor, t: Tensor) -> Tensor:
-            velocity: Tensor = self.action(z, t[:, 0], projected, ego).velocity
-            return velocity
+            return self.run_action(z, t, projected, asked).velocity
 
         draws = self.normaliser.denormalise(euler(model, noise, sampling.actions.sigmas()))
         return reduce(draws, "(b k) l a -> b l a", "mean", k=sampling.num_averaged)
