@@ -13,6 +13,7 @@ from maskworld.flow import SigmaSchedule
 from maskworld.guidance import Guidance
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.reworld import ReWorld
+from maskworld.tokenizers.latent import encode_views
 from maskworld.types import Batch, Prompt
 
 FEW = FlowSampling(SigmaSchedule("uniform", 2), SigmaSchedule("uniform", 2), Guidance())
@@ -160,3 +161,38 @@ def test_joint_without_a_negative_has_no_repulsion_and_no_nan() -> None:
     out = model.training_loss(replace(data, plan=plan), "joint", seeded(0))
     assert out.terms["repulsion"] == 0
     assert torch.isfinite(out.total)
+
+
+def test_an_untrained_model_that_carries_dreams_a_still_video_and_drives_straight_on() -> None:
+    base, batch = micro_reworld(), batch_of(moving_drives())
+    assert batch.plan is not None
+    assert batch.frames is not None
+    channels = base.tokenizer.channels
+    config = replace(
+        base.config,
+        video=replace(base.config.video, in_channels=2 * channels),
+        carries_past=True,
+        carries_motion=True,
+    )
+    model = ReWorld(config).eval()
+    model.tokenizer.load_state_dict(base.tokenizer.state_dict())
+    model.fit_latents(encode_views(model.tokenizer, batch.frames))
+    model.fit_plans(batch.plan)
+    one = FlowSampling(SigmaSchedule("uniform", 1), SigmaSchedule("uniform", 1), Guidance())
+    low, high = (model.normaliser.denormalise(torch.full((1, 1, 3), side)) for side in (-1.0, 1.0))
+    time = 0.5 * torch.arange(1, 9)
+    straight = torch.cat(
+        [batch.plan.ego[:, None, :2] * time[:, None], torch.zeros(len(batch), 8, 1)], dim=-1
+    )
+    expected = straight.clamp(low, high)
+    torch.testing.assert_close(model.plan(batch, seeded(0), one), expected, atol=1e-3, rtol=1e-4)
+    past = batch.frames[:, :, : config.num_past]
+    dreamt = model.generate(past, Prompt(plan=batch.plan), one, seeded(0)).latents
+    still = model.tokenizer.still(dreamt[:, 0, : model.num_past_latents])
+    torch.testing.assert_close(dreamt[:, 0, -1], still, atol=1e-4, rtol=1e-4)
+
+
+def test_carrying_the_past_needs_room_for_it_and_patch_latents() -> None:
+    config = micro_reworld().config
+    with pytest.raises(ValueError, match="input channels"):
+        replace(config, carries_past=True)
