@@ -86,6 +86,9 @@ def planning_material(recipe: ReWorldRecipe, seed: int, num_workers: int) -> Pla
     train, held_out, pairs, scenes = (
         [item for _ in part for item in next(results)] for _, part, _ in wanted
     )
+    # World after world in turn, so that the first clips are of all worlds.
+    share = -(-len(held_out) // len(others))
+    held_out = [clip for turn in range(share) for clip in held_out[turn::share]]
     return PlanningMaterial(
         train=train,
         held_out=collate(held_out),

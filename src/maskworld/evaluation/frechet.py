@@ -152,12 +152,16 @@ def _interval(
     """
     members = {name: np.flatnonzero(labels == name) for name in np.unique(labels)}
     drawn: list[float] = []
+    num_small = 0
     while len(drawn) < num_resamples:
         halves = []
         for half in split_groups(labels, rng):
             names = np.unique(labels[half])
             chosen = rng.choice(names, size=len(names))
             halves.append(np.concatenate([members[name] for name in chosen]))
+        if min(len(half) for half in halves) <= found.shape[1] and num_small < num_resamples:
+            num_small += 1  # by chance few clips: their covariance has not full rank
+            continue
         drawn.append(_both_ways(found, real, (halves[0], halves[1])))
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.array(drawn) - np.mean(drawn), [tail, 1 - tail])
