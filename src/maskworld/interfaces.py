@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskworld.types import Batch, Clip, LossOutput
+from maskworld.types import Batch, Clip, LossOutput, Observation
 
 
 @runtime_checkable
@@ -70,6 +70,19 @@ class Planner(Protocol):
     def plan(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b l 3"]:
         """Future waypoints (x, y, heading) in the ego frame; reads past frames, ego and command,
         never the futures that the batch may hold."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Drives a robot, one action at a time: see `policies`."""
+
+    def reset(self, seed: int) -> None:
+        """Forgets the last episode; `seed` decides every draw of the next."""
+        ...
+
+    def act(self, observation: Observation) -> Float[np.ndarray, " a"]:
+        """The next action, in the world's units; sees images and proprioception only."""
         ...
 
 

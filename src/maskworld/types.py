@@ -30,11 +30,14 @@ class Clip:
     """Of a frozen latent tokenizer, encoded once."""
     features: Float[Tensor, "k n w"] | None = None
     """Of a frozen video network: the entries of the clip's `FeatureBank`, made once."""
-    labels: UInt8[Tensor, "v t h w"] | None = None
+    labels: UInt8[Tensor, "v f h w"] | None = None
+    """Class maps of all frames, or of the future alone where only that is to be predicted."""
     actions: Float[Tensor, "t a"] | None = None
     """Row t is the step *into* frame t; row 0 is the step into the first frame."""
     plan: PlanSample | None = None
     """What a planner is given and asked at the clip's last past frame."""
+    control: ControlSample | None = None
+    """What a robot's policy is given and asked there."""
     caption: str = ""
     fps: float = 1.0
     """Frames per second of this clip, after its frame stride."""
@@ -91,6 +94,48 @@ class PlanBatch:
 
 
 @dataclass(frozen=True)
+class ControlSample:
+    """A robot policy's view of one moment, in the data's units.
+
+    Action i leads from the state before it to row i of `states`.
+    """
+
+    state: Float[Tensor, " s"]
+    """Proprioception now."""
+    actions: Float[Tensor, "l a"]
+    """The demonstrated chunk that starts now."""
+    states: Float[Tensor, "l s"]
+    """Proprioception after each action."""
+    is_real: Bool[Tensor, " l"]
+    """False past the episode's end, where rows repeat the last real one."""
+
+
+@dataclass(frozen=True)
+class ControlBatch:
+    """Control samples side by side; a running policy knows the state alone."""
+
+    state: Float[Tensor, "b s"]
+    actions: Float[Tensor, "b l a"] | None = None
+    states: Float[Tensor, "b l z"] | None = None
+    is_real: Bool[Tensor, "b l"] | None = None
+
+    def to(self, device: torch.device | str) -> ControlBatch:
+        """Moves every tensor to `device`."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a robot senses at one moment of an episode."""
+
+    frames: UInt8[Tensor, "v c h w"]
+    """One image per camera, in the order of the training data."""
+    state: Float[Tensor, " s"]
+    """Proprioception, in the data's units."""
+    instruction: str = ""
+
+
+@dataclass(frozen=True)
 class FeatureBank:
     """Hidden states of a video network, one entry per layer of the action network that reads it.
 
@@ -124,11 +169,12 @@ class Batch:
     reference_tokens: Int[Tensor, "b v t gh gw"] | None = None
     latents: Float[Tensor, "b v tl d gh gw"] | None = None
     features: Float[Tensor, "b k n w"] | None = None
-    labels: UInt8[Tensor, "b v t h w"] | None = None
+    labels: UInt8[Tensor, "b v f h w"] | None = None
     actions: Float[Tensor, "b t a"] | None = None
     has_actions: Bool[Tensor, " b"] | None = None
     """Which rows of `actions` are real; the others are zeros."""
     plan: PlanBatch | None = None
+    control: ControlBatch | None = None
     captions: list[str] = field(default_factory=list)
     fps: Float[Tensor, " b"] | None = None
     is_image: bool = False
@@ -142,7 +188,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Moves every tensor to `device`."""
         moved = _moved(self, device)
-        return moved if self.plan is None else replace(moved, plan=self.plan.to(device))
+        plan = None if self.plan is None else self.plan.to(device)
+        control = None if self.control is None else self.control.to(device)
+        return replace(moved, plan=plan, control=control)
 
 
 def _moved(holder: Any, device: torch.device | str) -> Any:
@@ -194,6 +242,7 @@ def collate(clips: list[Clip]) -> Batch:
         actions=actions,
         has_actions=has_actions,
         plan=_collate_plans([clip.plan for clip in clips]),
+        control=_collate_controls([clip.control for clip in clips]),
         captions=[clip.caption for clip in clips],
         fps=torch.tensor([clip.fps for clip in clips]),
         is_image=clips[0].is_image,
@@ -231,6 +280,23 @@ def _collate_plans(plans: list[PlanSample | None]) -> PlanBatch | None:
         has_negative=has_negative,
         tokens=[plan.token for plan in found],
     )
+
+
+def _collate_controls(controls: list[ControlSample | None]) -> ControlBatch | None:
+    """None unless every clip has a control sample."""
+    found = [control for control in controls if control is not None]
+    if not found or len(found) < len(controls):
+        return None
+    stacked: dict[str, Tensor] = {}
+    for name in ("state", "actions", "states", "is_real"):
+        values = [getattr(control, name) for control in found]
+        if len(shapes := {tuple(value.shape) for value in values}) > 1:
+            raise ValueError(
+                f"Expected {name} of one shape in a batch, found {sorted(shapes)}: train on data "
+                "of one robot with one length of chunk."
+            )
+        stacked[name] = torch.stack(values)
+    return ControlBatch(**stacked)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from maskworld.evaluation.flow_prediction import (
     prompt_of,
     reconstruct,
     rows_of,
-    score_dreams,
     score_flow_sensitivity,
     velocity_errors,
     with_latents,
 )
+from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.results import Results
 from maskworld.flow import SigmaSchedule
 from maskworld.guidance import Guidance
@@ -173,7 +173,7 @@ def test_scores_stand_beside_the_best_trivial_future_at_each_step(system: ReWorl
     results = Results("reworld", {})
     others = {"reconstruction": reconstruct(system, batch())[:, :, 9:]}
     trivial = {"copy_last": half, "mean_image": late}
-    score_dreams(results, real, half, others, trivial, GROUPS, 0, ssim_every=2)
+    score_futures(results, real, half, others, trivial, GROUPS, 0, ssim_every=2)
     entry = results.to_dict()["metrics"]["psnr"]
     curves = entry["per_horizon"]
     assert curves["best_trivial"] == curves["mean_image"]

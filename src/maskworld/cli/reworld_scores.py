@@ -23,11 +23,11 @@ from maskworld.evaluation.flow_prediction import (
     reconstruct,
     rows_of,
     score_dream_speed,
-    score_dreams,
     score_flow_sensitivity,
     with_latents,
 )
 from maskworld.evaluation.frechet import score_frechet_proxy
+from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.results import Results
 from maskworld.evaluation.steering import score_steering
 from maskworld.evaluation.stylization import style_of
@@ -133,7 +133,7 @@ def evaluate_dreams(
         trivial_futures(material, now),
     )
     others = {"model_sampled": dreams.sampled, "reconstruction": dreams.reconstructed}
-    score_dreams(
+    score_futures(
         results,
         dreams.real,
         dreams.mean,

@@ -24,9 +24,9 @@ from maskworld.evaluation.flow_prediction import (
     dream,
     reconstruct,
     score_dream_speed,
-    score_dreams,
     score_flow_sensitivity,
 )
+from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.planning import score_planning, standard_planners
 from maskworld.evaluation.results import Results
 from maskworld.nn.config_io import config_to_json
@@ -100,7 +100,7 @@ def _score_dreams(
     mean, sampled, kept = drawn(POSTERIOR_MEAN), drawn(sampling), reconstruct(system, batch)
     others = {"model_sampled": sampled.frames[:, :, now:], "reconstruction": kept[:, :, now:]}
     real = batch.frames[:, :, now:]
-    score_dreams(results, real, mean.frames[:, :, now:], others, trivial, groups, seed)
+    score_futures(results, real, mean.frames[:, :, now:], others, trivial, groups, seed)
     if batch.actions is not None and config.future_actions == 2:
         score_flow_sensitivity(results, system, batch, groups, seed)
     score_dream_speed(results, "dream_sampled", sampled.seconds, len(batch))

@@ -23,7 +23,7 @@ from maskworld.cli.reworld_data import (
 )
 from maskworld.cli.stage_data import StageData, describe
 from maskworld.cli.train import TrainOptions
-from maskworld.cli.training import check_run, clean_run_folder, own_windows, shortened
+from maskworld.cli.training import check_run, clean_run_folder, shortened, with_settings
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.data.video_files import write_video
 from maskworld.nn.config_io import config_to_json
@@ -143,18 +143,7 @@ def _with_settings(
         if stage.name == "tokenizer":
             found.append(shortened(stage, options.tokenizer_steps))
             continue
-        asked: dict[str, Any] = {
-            "batch_size": options.batch_size,
-            "learning_rate": options.learning_rate,
-            "precision": options.precision,
-            "save_every": options.save_every,
-            "sample_every": options.sample_every,
-        }
-        stage = shortened(stage, options.steps)
-        given = {name: value for name, value in asked.items() if value is not None}
-        given.setdefault("sample_every", max(1, stage.num_steps // 4))
-        given |= own_windows(options)
-        found.append(replace(stage, **given, compile=options.compile or stage.compile))
+        found.append(with_settings(options, stage))
     for stage in found:
         _check_window(config, stage.num_frames, stage.frame_size)
     return found

@@ -253,26 +253,30 @@ def _stages(options: TrainOptions, recipe: WorldDreamerRecipe, system: WorldDrea
             if options.init is None and learns:
                 stages.append(shortened(stage, options.tokenizer_steps))
             continue
-        asked: dict[str, Any] = {
-            "batch_size": options.batch_size,
-            "learning_rate": options.learning_rate,
-            "precision": options.precision,
-            "save_every": options.save_every,
-            "sample_every": options.sample_every,
-        }
-        stage = shortened(stage, options.steps)
-        draws = not isinstance(system.tokenizer, TokenGrid)
-        given = {k: v for k, v in asked.items() if v is not None}
-        given |= own_windows(options)
-        given.setdefault("sample_every", max(1, stage.num_steps // 4) if draws else 0)
-        stages.append(replace(stage, **given, compile=options.compile or stage.compile))
+        stages.append(with_settings(options, stage, not isinstance(system.tokenizer, TokenGrid)))
     return stages
 
 
-def own_windows(options: TrainOptions) -> dict[str, Any]:
-    """A window or frame size that the user asks for holds for all stages."""
-    asked = {"num_frames": options.num_frames, "frame_size": options.frame_size}
-    return {name: None for name, value in asked.items() if value is not None}
+def with_settings(options: TrainOptions, stage: Stage, draws: bool = True) -> Stage:
+    """A stage with the user's settings. A window or frame size that the user asks for holds for
+    all stages.
+
+    Args:
+        draws: whether samples can be drawn: unless the user says otherwise, four in a stage.
+    """
+    asked: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "precision": options.precision,
+        "save_every": options.save_every,
+        "sample_every": options.sample_every,
+    }
+    stage = shortened(stage, options.steps)
+    given = {name: value for name, value in asked.items() if value is not None}
+    given.setdefault("sample_every", max(1, stage.num_steps // 4) if draws else 0)
+    windows = {"num_frames": options.num_frames, "frame_size": options.frame_size}
+    given |= {name: None for name, value in windows.items() if value is not None}
+    return replace(stage, **given, compile=options.compile or stage.compile)
 
 
 def shortened(stage: Stage, num_steps: int | None) -> Stage:

@@ -7,7 +7,7 @@ Every score stands beside the trivial futures (`baselines.TrivialFutures`), per 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +16,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from maskworld.evaluation.baselines import best_trivial
 from maskworld.evaluation.prediction import another_clip
 from maskworld.evaluation.results import Results
 from maskworld.flow import SigmaSchedule, add_noise
 from maskworld.guidance import Guidance
-from maskworld.metrics.image import FrameMetric, psnr, ssim
 from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.scores import ClipScores, concatenate
 from maskworld.samplers.flow_sampling import FlowSampling
@@ -111,50 +109,6 @@ def dream(
         frames.append(system.generate(past, prompt_of(part), sampling, generator).frames.cpu())
         seconds.append((time.perf_counter() - started) / len(part))
     return FlowDreams(torch.cat(frames), seconds)
-
-
-def score_dreams(
-    results: Results,
-    real: UInt8[Tensor, "b v f c h w"],
-    mean: UInt8[Tensor, "b v f c h w"],
-    others: Mapping[str, UInt8[Tensor, "b v f c h w"]],
-    trivial: Mapping[str, UInt8[Tensor, "b v f c h w"]],
-    groups: Int[np.ndarray, " n"],
-    seed: int,
-    *,
-    ssim_every: int = 1,
-) -> None:
-    """Adds "psnr" and "ssim" of the future frames: the model is the posterior mean.
-
-    Args:
-        real: what came, without the given frames.
-        mean: the model's posterior mean.
-        others: the model in another way and ceilings: "model_sampled", "reconstruction".
-        trivial: futures of `TrivialFutures.predict`.
-        ssim_every: measure the SSIM, which takes 50 times as long, of every so many clips.
-    """
-    for name, measure, every in (("psnr", psnr, 1), ("ssim", ssim, ssim_every)):
-        rivals = dict(trivial)
-        if name == "ssim":  # a mean image has no structure to compare
-            rivals = {key: value for key, value in trivial.items() if "mean" not in key}
-        by_name: dict[str, ClipScores] = {}
-        for label, frames in {"model": mean, **others, **rivals}.items():
-            metric = FrameMetric(measure)
-            metric.update(frames[::every], real[::every])
-            by_name[label] = metric.compute()
-        curves = {label: scores.per_horizon for label, scores in by_name.items()}
-        curves["best_trivial"] = best_trivial({key: curves[key] for key in rivals}, "higher")
-        results.add(
-            name,
-            model=by_name["model"].mean,
-            interval=bootstrap_interval(
-                by_name["model"], np.random.default_rng(seed), groups=groups[::every]
-            ),
-            n=len(by_name["model"]),
-            better="higher",
-            baselines={key: scores.mean for key, scores in by_name.items() if key != "model"},
-            per_horizon=curves,
-        )
 
 
 @torch.no_grad()

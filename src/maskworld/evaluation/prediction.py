@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from maskworld.evaluation.baselines import best_trivial
+from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.results import Results
 from maskworld.metrics.codebook import CodebookUse
-from maskworld.metrics.image import FrameMetric, psnr, ssim
 from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.scores import ClipScores, concatenate
 from maskworld.metrics.tokens import (
@@ -151,41 +150,11 @@ def score_frames(
     """
     if batch.frames is None:
         raise ValueError("Expected frames to compare with, found a batch of tokens.")
-    real = batch.frames[:, :, num_context:]
-    others = {
-        "model_argmax": argmax[:, :, num_context:],
-        "reconstruction": reconstructed[:, :, num_context:],
-        **trivial,
-    }
-    scores: dict[str, ClipScores] = {}
-    for name, measure in (("psnr", psnr), ("ssim", ssim)):
-        by_name: dict[str, ClipScores] = {}
-        compared = others
-        if name == "ssim":  # a mean image has no structure to compare
-            compared = {key: value for key, value in others.items() if "mean" not in key}
-        for label, frames in {"model": expected[:, :, num_context:], **compared}.items():
-            metric = FrameMetric(measure)
-            metric.update(frames, real)
-            by_name[label] = metric.compute()
-        curves = {label: score.per_horizon for label, score in by_name.items()}
-        curves["best_trivial"] = best_trivial(
-            {key: curves[key] for key in trivial if key in curves}, "higher"
-        )
-        means = {label: score.mean for label, score in by_name.items() if label != "model"}
-        results.add(
-            name,
-            model=by_name["model"].mean,
-            interval=bootstrap_interval(
-                by_name["model"], np.random.default_rng(seed), groups=groups
-            ),
-            n=len(batch),
-            better="higher",
-            baselines=means,
-            per_horizon=curves,
-        )
-        if name == "psnr":
-            scores = by_name
-    return scores
+    real, model, likely, ceiling = (
+        frames[:, :, num_context:] for frames in (batch.frames, expected, argmax, reconstructed)
+    )
+    others = {"model_argmax": likely, "reconstruction": ceiling}
+    return score_futures(results, real, model, others, trivial, groups, seed)
 
 
 @torch.no_grad()
