@@ -14,7 +14,6 @@ from torch import Tensor
 
 from maskworld.backbones.ltx import LTXConfig, LTXDiT, grid_positions
 from maskworld.weights.ltx import (
-    WEIGHTS_NAME,
     Layout,
     from_published,
     load_ltx,
@@ -24,6 +23,7 @@ from maskworld.weights.ltx import (
     save_ltx,
     to_published,
 )
+from maskworld.weights.published import WEIGHTS_NAME
 
 SMALL = LTXConfig(
     in_channels=6, out_channels=6, num_layers=2, num_heads=2, head_dim=16, caption_channels=12

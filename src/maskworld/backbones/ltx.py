@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskworld.nn.adaln import AdaLNSingle, VelocityHead, add_gated, merge_times, modulate
 from maskworld.nn.attention import attend
+from maskworld.nn.feedforward import MLP
 from maskworld.nn.norm import RMSNorm
 from maskworld.nn.rope import grid_positions, rotary_table, rotate
 
@@ -124,18 +125,6 @@ class Attention(nn.Module):
             key, value = (rearrange(y, "(b v) n d -> b (v n) d", v=num_views) for y in (key, value))
         joined = attend(query, key, value, self.num_heads, attn_mask)
         return self.out(rearrange(joined, "b (v n) d -> (b v) n d", v=num_views))
-
-
-class MLP(nn.Module):
-    """Two linear layers with the tanh form of GELU."""
-
-    def __init__(self, dim_in: int, hidden_dim: int, dim_out: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(dim_in, hidden_dim)
-        self.down = nn.Linear(hidden_dim, dim_out)
-
-    def forward(self, x: Float[Tensor, "b n i"]) -> Float[Tensor, "b n o"]:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 class LTXBlock(nn.Module):

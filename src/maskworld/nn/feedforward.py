@@ -33,3 +33,15 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         value, gate = self.up(x).chunk(2, dim=-1)
         return self.down(value * F.gelu(gate))
+
+
+class MLP(nn.Module):
+    """Two linear layers with the tanh form of GELU, as in LTX-Video and SD3."""
+
+    def __init__(self, dim_in: int, hidden_dim: int, dim_out: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim_in, hidden_dim)
+        self.down = nn.Linear(hidden_dim, dim_out)
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))

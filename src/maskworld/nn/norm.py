@@ -22,3 +22,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def plain_norm(x: Float[Tensor, "*n d"], eps: float = 1e-6) -> Float[Tensor, "*n d"]:
+    """Layer norm without learned scale and shift; a modulation follows."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps)

@@ -19,8 +19,12 @@ from torch import Tensor
 from maskworld.backbones.ltx import LTXConfig, LTXDiT
 from maskworld.data.storage import atomic_path
 from maskworld.nn.weights_io import read_safetensors, state_tensors
+from maskworld.weights.published import Published, check_tensors, find_weights
 
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+WHAT = Published(
+    "LTX-Video transformer",
+    "download the transformer folder of Lightricks/LTX-Video or its ltx-video-2b file",
+)
 SINGLE_FILE_PREFIX = "model.diffusion_model."
 _NUM_NAMED = 5
 
@@ -153,11 +157,11 @@ def load_ltx(path: str | Path, config: LTXConfig | None = None) -> LTXDiT:
     Raises:
         ValueError: nothing there, a damaged file, another model, another shape.
     """
-    files = _find_weights(Path(path))
+    files = find_weights(path, WHAT)
     with torch.device("meta"):
         model = LTXDiT(config or _read_config(files[0]) or LTXConfig())
     tensors = _read_tensors(files)
-    _check_tensors(model, tensors, files[0])
+    check_tensors(model, tensors, files[0], WHAT)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
@@ -169,7 +173,7 @@ def load_ltx_into(model: LTXDiT, path: str | Path) -> None:
         ValueError: as `load_ltx`; also a config beside the weights that contradicts the model's
             where shapes do not tell (heads, rotary base, eps).
     """
-    files = _find_weights(Path(path))
+    files = find_weights(path, WHAT)
     config = _read_config(files[0])
     differing = [
         f"{name} (expected {getattr(model.config, name)}, found {getattr(config, name)})"
@@ -182,7 +186,7 @@ def load_ltx_into(model: LTXDiT, path: str | Path) -> None:
             f"{', '.join(differing)}. Build the network with the file's values."
         )
     tensors = _read_tensors(files)
-    _check_tensors(model, tensors, files[0])
+    check_tensors(model, tensors, files[0], WHAT)
     model.load_state_dict(tensors)
 
 
@@ -217,33 +221,6 @@ def _own_names(num_layers: int) -> list[str]:
 def _num_layers(tensors: Mapping[str, Tensor]) -> int:
     found = (re.search(r"transformer_blocks\.(\d+)\.", name) for name in tensors)
     return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-def _find_weights(path: Path) -> list[Path]:
-    """The weight files: one, or the shards that an index lists."""
-    if path.is_file():
-        return [path]
-    for folder in (path, path / "transformer"):
-        index = folder / f"{WEIGHTS_NAME}.index.json"
-        if (folder / WEIGHTS_NAME).is_file():
-            return [folder / WEIGHTS_NAME]
-        if index.is_file():
-            return [folder / name for name in _read_index(index)]
-    raise ValueError(
-        f"Expected LTX-Video weights at {path} (a safetensors file, or a folder with "
-        f"{WEIGHTS_NAME} or transformer/{WEIGHTS_NAME}), found none: download the transformer "
-        "folder of Lightricks/LTX-Video or its ltx-video-2b file."
-    )
-
-
-def _read_index(path: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"Expected a safetensors index with a weight_map in {path}, found another or damaged "
-            f"file ({error!r}): copy it again."
-        ) from error
 
 
 def _read_tensors(files: list[Path]) -> dict[str, Tensor]:
@@ -310,28 +287,3 @@ def _parse_config(raw: dict[str, Any], origin: Path) -> LTXConfig:
             f"{raw['cross_attention_dim']}: this is another LTX model."
         )
     return config
-
-
-def _check_tensors(model: LTXDiT, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    shapes = [
-        f"{name} (expected {shape}, found {found[name]})"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    problems = [
-        f"{title}: {', '.join(names[:_NUM_NAMED])}"
-        + (f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else "")
-        for title, names in (
-            ("missing", [name for name in expected if name not in found]),
-            ("unexpected", [name for name in found if name not in expected]),
-            ("shape", shapes),
-        )
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"Expected the tensors of this LTX-Video transformer in {origin}, found others (in our "
-            f"names). {'; '.join(problems)}. Give the config that belongs to the file."
-        )
