@@ -10,7 +10,9 @@ import torch
 from maskworld.data.transforms import (
     ColorJitter,
     HorizontalFlip,
+    RecolorRegions,
     ResizeCrop,
+    _turn_hue,
     apply_transforms,
     mirror_plan,
     swap_left_right,
@@ -176,6 +178,39 @@ def test_jitter_is_one_draw_per_video_and_one_per_image() -> None:
         jittered = apply_transforms(clip, [ColorJitter(0.5, 0.0, 0.0)], seed=2).frames
         assert jittered is not None
         assert len(set(jittered[0, :, 0, 0, 0].tolist())) == count
+
+
+def test_hue_turns_as_the_color_circle_does() -> None:
+    red = torch.tensor([200, 0, 0], dtype=torch.uint8)
+    x = red.view(1, 1, 3, 1, 1).expand(1, 2, 3, 2, 2).float()
+    turned = _turn_hue(x, torch.tensor([[1 / 3, 1 / 6]]))
+    assert turned[0, 0, :, 0, 0].tolist() == pytest.approx([0, 200, 0], abs=0.1)
+    assert turned[0, 1, :, 0, 0].tolist() == pytest.approx([200, 200, 0], abs=0.1)
+
+
+def test_jitter_of_each_camera_is_its_own_and_of_the_whole_clip() -> None:
+    clip = Clip(frames=torch.full((2, 3, 3, 4, 4), 100, dtype=torch.uint8))
+    grey = apply_transforms(clip, [ColorJitter(0.3, 0.4, 0.5, 0.1, per_view=True)], seed=2).frames
+    assert grey is not None
+    assert grey[0, 0, 0, 0, 0] != grey[1, 0, 0, 0, 0]
+    assert all(len(view.unique()) == 1 for view in grey)
+    red = torch.tensor([200, 30, 30], dtype=torch.uint8).view(1, 1, 3, 1, 1).expand(2, 3, 3, 4, 4)
+    hue = ColorJitter(0.0, 0.0, 0.0, 0.1, per_view=True)
+    turned = apply_transforms(replace(clip, frames=red), [hue], seed=2).frames
+    assert turned is not None
+    assert torch.equal(turned, turned[:, :1].expand_as(turned))
+    assert not torch.equal(turned[0], turned[1])
+
+
+def test_recolored_regions_keep_their_shading() -> None:
+    frames = torch.zeros((1, 1, 3, 2, 2), dtype=torch.uint8)
+    frames[..., 0, :], frames[..., 1, :] = 40, 80
+    labels = torch.ones((1, 1, 2, 2), dtype=torch.uint8)
+    recolor = RecolorRegions(classes=(1,), p=1.0, strength=1.0)
+    painted = recolor(frames, labels, torch.Generator().manual_seed(3)).float()
+    assert len(painted[0, 0, :, 0, 0].unique()) == 3  # grey became a colour
+    ratio = painted[..., 0, :] / painted[..., 1, :]
+    assert torch.allclose(ratio, torch.tensor(0.5), atol=0.1)
 
 
 def test_tokens_cannot_be_transformed_as_pixels() -> None:

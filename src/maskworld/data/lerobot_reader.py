@@ -24,6 +24,7 @@ from maskworld.data.lerobot_metadata import (
 from maskworld.data.video_files import OpenVideos
 
 _CACHED_EPISODES = 32
+STATE = "observation.state"
 
 
 class LeRobotSource:
@@ -143,6 +144,13 @@ class LeRobotEpisode:
         if (feature.get("info") or {}).get("timing") == schema.STEP_INTO_FRAME:
             return actions
         return np.concatenate([actions[:1], actions[:-1]])
+
+    @property
+    def state(self) -> Float[np.ndarray, "t s"] | None:
+        """A robot's proprioception at every frame, "observation.state"; None without."""
+        if STATE not in self._source.features:
+            return None
+        return self.extra(STATE).reshape(self.num_frames, -1).astype(np.float32)
 
     def extra(self, name: str) -> Shaped[np.ndarray, "t ..."]:
         """A column of numbers as stored, for instance "observation.state"."""

@@ -143,27 +143,72 @@ def _mirror_waypoints(waypoints: Float[Tensor, "l 3"] | None) -> Float[Tensor, "
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Scales brightness, contrast and saturation by factors in [1 - x, 1 + x], one of each per
-    clip (per image where a clip is independent images). Pixels only; labels stay."""
+    """Scales brightness, contrast and saturation by factors in [1 - x, 1 + x] and turns the hue by
+    up to `hue` of the circle, one draw of each per clip (per image where a clip is independent
+    images; per camera with `per_view`). Pixels only; labels stay.
+
+    GE-ACT, and so Mask World Model: ColorJitter(0.3, 0.4, 0.5, 0.1, per_view=True).
+    """
 
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
+    hue: float = 0.0
+    per_view: bool = False
 
     def __call__(self, clip: Clip, generator: torch.Generator) -> Clip:
-        frames = _frames_of(clip, "ColorJitter").float()
-        draws = frames.shape[1] if clip.is_image else 1
-        u = 2 * torch.rand(3, draws, generator=generator) - 1
+        frames = _frames_of(clip, "ColorJitter")
+        draws = (frames.shape[0] if self.per_view else 1, frames.shape[1] if clip.is_image else 1)
+        u = 2 * torch.rand(3, *draws, generator=generator) - 1
         amount = torch.tensor([self.brightness, self.contrast, self.saturation])
-        factors = rearrange(1 + u * amount[:, None], "k t -> k 1 t 1 1 1")
-        x = frames * factors[0]
-        mean = _luma(x).mean(dim=(0, -2, -1), keepdim=True)
-        if not clip.is_image:
-            mean = mean.mean(dim=1, keepdim=True)
+        factors = rearrange(1 + u * rearrange(amount, "k -> k 1 1"), "k v t -> k v t 1 1 1")
+        x = frames.float() * factors[0]
+        together = [i for i in (0, 1) if draws[i] == 1]  # one draw, one mean
+        mean = _luma(x).mean(dim=(*together, -2, -1), keepdim=True)
         x = mean + (x - mean) * factors[1]
         grey = _luma(x)
         x = grey + (x - grey) * factors[2]
+        if self.hue:
+            turns = self.hue * (2 * torch.rand(draws, generator=generator) - 1)
+            x = _turn_hue(x.clamp(0, 255), turns.expand(frames.shape[:2]))
         return replace(clip, frames=x.round().clamp(0, 255).to(torch.uint8))
+
+
+@dataclass(frozen=True)
+class RecolorRegions:
+    """Paints the pixels of some classes (table, background, floor) in new colours, with probability
+    `p` per clip: an augmentation of its own, which reads masks of the frames that it paints.
+
+    Every class gets one colour per clip, in all frames and cameras; the region keeps its shading,
+    r = luma / mean luma, so that a pixel becomes `strength * colour * r + (1 - strength) * pixel`.
+    Not a transform: it takes the labels of the frames themselves, which clips do not hold.
+    Ours; no paper has it.
+    """
+
+    classes: tuple[int, ...]
+    """Class ids to paint; never those that an instruction names by colour."""
+    p: float = 0.5
+    strength: float = 0.8
+
+    def __call__(
+        self,
+        frames: UInt8[Tensor, "v t 3 h w"],
+        labels: UInt8[Tensor, "v t h w"],
+        generator: torch.Generator,
+    ) -> UInt8[Tensor, "v t 3 h w"]:
+        """The frames, painted or not; `labels` are theirs."""
+        if torch.rand((), generator=generator).item() >= self.p:
+            return frames
+        x = frames.float()
+        luma = _luma(x)
+        for number in self.classes:
+            color = 255 * torch.rand(3, generator=generator)
+            inside = rearrange(labels == number, "v t h w -> v t 1 h w")
+            count = inside.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
+            mean = (luma * inside).sum(dim=(-2, -1), keepdim=True) / count
+            painted = rearrange(color, "c -> c 1 1") * luma / mean.clamp_min(1.0)
+            x = torch.where(inside, x + self.strength * (painted - x), x)
+        return x.round().clamp(0, 255).to(torch.uint8)
 
 
 def resize_frames(
@@ -220,6 +265,21 @@ def _scaled(image: np.ndarray, size: tuple[int, int], kind: int) -> np.ndarray:
     import cv2
 
     return cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=kind)
+
+
+def _turn_hue(
+    x: Float[Tensor, "v t 3 h w"], turns: Float[Tensor, "v t"]
+) -> Float[Tensor, "v t 3 h w"]:
+    """Turns hues by parts of the circle; x in [0, 255]."""
+    import cv2
+
+    views, count, _, height, _ = x.shape
+    rows = rearrange(x, "v t c h w -> (v t h) w c").contiguous().numpy()
+    hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV)  # hue in degrees
+    degrees = 360 * turns.reshape(-1).repeat_interleave(height).numpy()
+    hsv[..., 0] = (hsv[..., 0] + degrees[:, None]) % 360
+    turned = torch.from_numpy(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+    return rearrange(turned, "(v t h) w c -> v t c h w", v=views, t=count)
 
 
 def _luma(x: Float[Tensor, "v t 3 h w"]) -> Float[Tensor, "v t 1 h w"]:
