@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from maskworld.types import Batch, PlanBatch
 
 _NAVSIM = ((-1.57, 65.17), (-19.68, 22.32), (-1.67, 1.86))
 """DriveLaW's ranges of x, y (m) and heading (rad) on NAVSIM, 4 s at 2 Hz."""
@@ -123,6 +125,21 @@ class DeltaMap(nn.Module):
         places = self.statistics.undo(delta[..., :2]).cumsum(dim=-2)
         heading = torch.atan2(delta[..., 2:3], delta[..., 3:4])
         return torch.cat([places, heading], dim=-1)
+
+
+def experts_of(batch: Batch) -> tuple[Bool[Tensor, " b"], PlanBatch]:
+    """Which samples an expert drove, and their plans.
+
+    Raises:
+        ValueError: none of them.
+    """
+    plan = batch.plan
+    if plan is None or plan.has_trajectory is None or not bool(plan.has_trajectory.any()):
+        raise ValueError(
+            "Expected expert trajectories in Batch.plan to train a planner, found none: leave "
+            "clips that no expert drove out of the stages action, joint and standard."
+        )
+    return plan.has_trajectory, plan.rows(plan.has_trajectory)
 
 
 def resample_trajectory(

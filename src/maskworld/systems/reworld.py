@@ -33,19 +33,34 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from einops import rearrange, reduce, repeat
-from jaxtyping import Bool, Float, UInt8
+from einops import rearrange, reduce
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from maskworld.backbones.action_dit import ActionDiT, ActionDiTConfig, ActionOutput, ProjectedBank
+from maskworld.backbones.latent_video import VideoPass, run_latent_video
 from maskworld.backbones.ltx import LTXConfig, LTXDiT, VelocityHead, grid_positions
 from maskworld.conditioning.ego import EgoEncoder
+from maskworld.conditioning.priors import (
+    MIN_TIME,
+    constant_velocity,
+    measured_variance,
+    standing_still,
+)
 from maskworld.conditioning.text import SmallTextConfig, T5TextConfig
-from maskworld.conditioning.trajectory import DeltaMap, TrajectoryNormaliser
+from maskworld.conditioning.trajectory import DeltaMap, TrajectoryNormaliser, experts_of
 from maskworld.conditioning.video_prompt import EGO_SCALE, VideoPrompt, VideoPrompter
 from maskworld.flow import TimeSampling, add_noise, clean_estimate, linear_velocity
 from maskworld.guidance import drop_conditions
 from maskworld.interfaces import VelocityModel
+from maskworld.nn.latent_window import (
+    bank_of,
+    context_mask,
+    followed_by_noise,
+    to_latents,
+    to_tokens,
+)
+from maskworld.nn.parameters import beyond_blocks, check_layers, named_groups
 from maskworld.nn.pixels import to_unit
 from maskworld.nn.release import ReleaseMixin
 from maskworld.objectives.alignment import alignment_loss
@@ -62,7 +77,9 @@ from maskworld.tokenizers.latent import (
     build_latent_tokenizer,
     decode_views,
     encode_views,
+    latents_of,
 )
+from maskworld.tokenizers.video_frames import check_num_frames
 from maskworld.types import Batch, FeatureBank, LossOutput, PlanBatch, Prompt
 
 STAGES = ("tokenizer", "video", "action", "joint", "standard")
@@ -139,40 +156,28 @@ class ReWorldConfig:
     fps: float = 8.0
 
     def __post_init__(self) -> None:
-        stride = self.tokenizer.temporal_stride
         for name, value in (("num_frames", self.num_frames), ("num_past", self.num_past)):
-            if value % stride != 1 % stride:
-                near = value // stride * stride + 1
-                raise ValueError(
-                    f"Expected {name} of the form {stride}k + 1, found {value}: use {near}."
-                )
+            check_num_frames(name, value, self.tokenizer.temporal_stride)
         if self.num_past >= self.num_frames:
             raise ValueError(
                 f"Expected fewer past frames than frames, found {self.num_past} of "
                 f"{self.num_frames}."
             )
-        carried = self.tokenizer.channels if self.carries_past else 0
         if self.carries_past and not isinstance(self.tokenizer, CausalPatchConfig):
             raise ValueError("Expected patch latents with carries_past, found another tokenizer.")
-        if self.video.in_channels != self.tokenizer.channels + carried:
+        needed = self.tokenizer.channels * (2 if self.carries_past else 1)
+        if self.video.in_channels != needed:
             raise ValueError(
-                f"Expected a video network of {self.tokenizer.channels + carried} input channels, "
-                f"found {self.video.in_channels}: set LTXConfig(in_channels=...)."
+                f"Expected a video network of {needed} input channels, found "
+                f"{self.video.in_channels}: set LTXConfig(in_channels=...)."
             )
-        blocks = self.video.num_layers
-        for name in ("bank_blocks", "supervised_layers"):
-            layers = getattr(self, name)
-            if any(not 1 <= layer <= blocks for layer in layers):
-                raise ValueError(f"Expected {name} from 1 to {blocks}, found {layers}.")
+        check_layers("bank_blocks", self.bank_blocks, self.video.num_layers)
+        check_layers("supervised_layers", self.supervised_layers, self.video.num_layers)
+        check_layers("alignment_layers", self.alignment_layers, self.action.num_layers)
         if self.guidance_layer is not None and self.guidance_layer not in self.supervised_layers:
             raise ValueError(
                 f"Expected guidance_layer among the supervised {self.supervised_layers}, found "
                 f"{self.guidance_layer}."
-            )
-        if any(not 1 <= layer <= self.action.num_layers for layer in self.alignment_layers):
-            raise ValueError(
-                f"Expected alignment_layers from 1 to {self.action.num_layers}, found "
-                f"{self.alignment_layers}."
             )
         if self.ego_prompt == "text" and self.text is None:
             raise ValueError('Expected a text encoder with ego_prompt "text", found none.')
@@ -184,17 +189,6 @@ class VideoDream:
 
     frames: UInt8[Tensor, "b v t c h w"]
     latents: Float[Tensor, "b v tl d gh gw"]
-
-
-@dataclass(frozen=True)
-class VideoPass:
-    """What one forward pass of the video tower says."""
-
-    velocity: Float[Tensor, "bv n c"] | None
-    """v_f; None after an early exit."""
-    intermediate: dict[int, Float[Tensor, "bv n c"]]
-    """v^(l) of the supervised layers."""
-    blocks: dict[int, Float[Tensor, "bv n d"]]
 
 
 class ReWorld(nn.Module, ReleaseMixin):
@@ -253,10 +247,9 @@ class ReWorld(nn.Module, ReleaseMixin):
     def fit_latents(self, latents: Float[Tensor, "b v tl d gh gw"]) -> None:
         """Measures on training data how far the future is from the carried past."""
         if self.config.carries_past:
-            flat = rearrange(latents, "b v k d gh gw -> (b v) k d gh gw")
-            miss = flat - self._carried(flat, flat.shape[1])
-            variance = miss[:, self.num_past_latents :].square().mean(dim=(0, 1, 3, 4))
-            self.prior_variance.copy_(variance.clamp(min=1e-4))
+            flat = latents.flatten(0, 1)
+            miss = (flat - self._carried(flat))[:, self.num_past_latents :]
+            self.prior_variance.copy_(measured_variance(miss, (0, 1, 3, 4)))
 
     @torch.no_grad()
     def fit_plans(self, plans: PlanBatch) -> None:
@@ -264,48 +257,23 @@ class ReWorld(nn.Module, ReleaseMixin):
         their steps, how far they are from the carried motion. What is fitted already stays."""
         if plans.trajectory is None:
             raise ValueError("Expected plans of experts to fit to, found none with a trajectory.")
-        if not bool(self.normaliser.statistics.is_fitted):
-            self.normaliser.fit(plans.trajectory)
-        if not bool(self.delta.statistics.is_fitted):
-            self.delta.fit(plans.trajectory)
+        for part in (self.normaliser, self.delta):
+            if not bool(part.statistics.is_fitted):
+                part.fit(plans.trajectory)
         if self.config.carries_motion and bool((self.plan_variance == 1).all()):
             miss = self.normaliser.normalise(plans.trajectory) - self._carried_motion(plans)
-            self.plan_variance.copy_(miss.square().mean(dim=0).clamp(min=1e-4))
+            self.plan_variance.copy_(measured_variance(miss, (0,)))
 
-    def _carried_motion(self, plan: PlanBatch) -> Float[Tensor, "b l a"]:
-        """The normalised plan of constant velocity."""
-        count = self.config.action.num_tokens
-        time = self.config.plan_interval * torch.arange(1, count + 1, device=plan.ego.device)
-        places = plan.ego[:, None, :2] * time[:, None]
-        return self.normaliser.normalise(torch.cat([places, torch.zeros_like(places[..., :1])], -1))
-
-    def run_action(
-        self,
-        a: Float[Tensor, "b l a"],
-        t: Float[Tensor, "b l"],
-        bank: FeatureBank | ProjectedBank,
-        plan: PlanBatch,
-        readout_layers: Sequence[int] = (),
-    ) -> ActionOutput:
-        """One forward pass of the action tower for the ego states and commands of `plan`."""
-        scope = self.config.action_times.scope
-        ego = self.action_ego(plan.ego, plan.command)
-        out = self.action(a, t if scope == "token" else t[:, 0], bank, ego, readout_layers)
-        if not self.config.carries_motion:
-            return out
-        prior = linear_velocity(a, t, self._carried_motion(plan), self.plan_variance)
-        return replace(out, velocity=prior + out.velocity)
-
-    def _carried(
-        self, latents: Float[Tensor, "n tl d gh gw"], num_latents: int
-    ) -> Float[Tensor, "n k d gh gw"]:
+    def _carried(self, latents: Float[Tensor, "n tl d gh gw"]) -> Float[Tensor, "n tl d gh gw"]:
         """The past as it is, then the last frame standing still."""
         assert isinstance(self.tokenizer, CausalPatchTokenizer)
         past = latents[:, : self.num_past_latents]
-        still = repeat(
-            self.tokenizer.still(past), "n d gh gw -> n k d gh gw", k=num_latents - past.shape[1]
-        )
-        return torch.cat([past, still], dim=1)
+        return standing_still(past, self.tokenizer.still(past), latents.shape[1])
+
+    def _carried_motion(self, plan: PlanBatch) -> Float[Tensor, "b l a"]:
+        """The normalised plan of constant velocity."""
+        count, interval = self.config.action.num_tokens, self.config.plan_interval
+        return self.normaliser.normalise(constant_velocity(plan.ego, count, interval))
 
     # ---------------------------------------------------------------------------- 3. Training
 
@@ -321,7 +289,7 @@ class ReWorld(nn.Module, ReleaseMixin):
                 raise ValueError("Expected frames to train the tokenizer on, found none.")
             frames = to_unit(rearrange(batch.frames, "b v t c h w -> (b v) t c h w"))
             return self.tokenizer.reconstruction_loss(frames, generator)
-        latents = self._latents_of(batch)
+        latents = latents_of(self.tokenizer, batch)
         terms: dict[str, Tensor] = {}
         if stage.startswith("video") or stage == "standard":
             terms |= self._video_terms(latents, batch, stage, generator)
@@ -342,11 +310,10 @@ class ReWorld(nn.Module, ReleaseMixin):
         """L_Gen and lambda_Mid L_Mid, and a rival's loss."""
         config, rival = self.config, self.representation
         b, v, k, _, gh, gw = latents.shape
-        device = generator.device
-        z0 = rearrange(latents, "b v k d gh gw -> (b v) (k gh gw) d")
-        eps = torch.randn(z0.shape, generator=generator, device=device).to(z0)
+        z0, grid = to_tokens(latents), (k, gh, gw)
+        eps = torch.randn(z0.shape, generator=generator, device=generator.device).to(z0)
         draw = partial(config.video_times.sample, b, k, gh * gw, generator)
-        t, context, grid = draw().to(z0), self._context(latents), (k, gh, gw)
+        t, context = draw().to(z0), context_mask(latents, self.num_past_latents)
         is_alone = stage != "standard"  # Eq. 5 has L_Gen and L_FM only
         t, teacher_t = rival.times(t, draw, generator) if is_alone else (t, t)
         noisy = add_noise(z0, eps, t.repeat_interleave(v, dim=0), context)  # Eq. 1
@@ -385,21 +352,17 @@ class ReWorld(nn.Module, ReleaseMixin):
     ) -> dict[str, Tensor]:
         """L_FM, and lambda_align L_align in stage 2 or lambda_RDE L_RDE in stage 3."""
         config = self.config
-        plan = _with_experts(batch)
-        rows = plan.has_trajectory
-        assert rows is not None
-        chosen = plan.rows(rows)
+        rows, chosen = experts_of(batch)
         assert chosen.trajectory is not None
         a0 = self.normaliser.normalise(chosen.trajectory)
-        n, device = len(a0), generator.device
-        eps = torch.randn(a0.shape, generator=generator, device=device).to(a0)
-        t = config.action_times.sample(n, 1, a0.shape[1], generator).to(a0)
+        eps = torch.randn(a0.shape, generator=generator, device=generator.device).to(a0)
+        t = config.action_times.sample(len(a0), 1, a0.shape[1], generator).to(a0)
         noisy = add_noise(a0, eps, t)  # Eq. 3
-        texts = [text for text, kept in zip(batch.captions, rows.tolist()) if kept]
-        past = latents[rows][:, :, : self.num_past_latents]
         if stage == "action" and batch.features is not None:
             bank = FeatureBank(batch.features[rows].unbind(dim=1))  # made once: the video is frozen
         else:
+            texts = [text for text, kept in zip(batch.captions, rows.tolist()) if kept]
+            past = latents[rows][:, :, : self.num_past_latents]
             with torch.set_grad_enabled(stage != "action" and torch.is_grad_enabled()):
                 bank = self.feature_bank(past, Prompt(texts or None, plan=chosen), generator)
         weighs_alignment = stage == "action" and config.alignment_weight > 0
@@ -414,7 +377,7 @@ class ReWorld(nn.Module, ReleaseMixin):
             tau = self.normaliser.denormalise(estimate, clamp=config.clamps_estimate)  # Eq. 16
             negative, has_negative = chosen.negative, chosen.has_negative
             if negative is None or has_negative is None:
-                negative, has_negative = torch.zeros_like(tau), rows.new_zeros(n)
+                negative, has_negative = torch.zeros_like(tau), rows.new_zeros(len(a0))
             repulsion = repulsion_loss(self.delta(tau), self.delta(negative), has_negative)
             terms["repulsion"] = config.repulsion_weight * repulsion  # Eq. 18, 19
         return terms
@@ -430,49 +393,21 @@ class ReWorld(nn.Module, ReleaseMixin):
         The released DriveLaW trains with the sampled time beside pure noise and samples with t = 1;
         here both are t = 1. Reference: section 3.1.
         """
-        config = self.config
-        b, v, _, _, gh, gw = past.shape
-        k = (config.num_frames - 1) // self.tokenizer.temporal_stride + 1
-        latents = self._with_noise(past, k, generator)
-        z = rearrange(latents, "b v k d gh gw -> (b v) (k gh gw) d")
-        t = (~self._context(latents)).to(z.dtype)
-        embedded = self.prompter(prompt, b, k)
-        blocks = tuple(sorted(set(config.bank_blocks)))
+        latents = self._with_noise(past, self.config.num_frames, generator)
+        b, v, k, _, gh, gw = latents.shape
+        t = (~context_mask(latents, self.num_past_latents)).to(latents.dtype)
+        order = self.config.bank_blocks
+        wanted = tuple(sorted(set(order)))
         out = self.run_video(
-            z, t, embedded, (k, gh, gw), v, return_blocks=blocks, last_block=blocks[-1]
+            to_tokens(latents),
+            t,
+            self.prompter(prompt, b, k),
+            (k, gh, gw),
+            v,
+            return_blocks=wanted,
+            last_block=wanted[-1],
         )
-        return FeatureBank(
-            tuple(
-                rearrange(out.blocks[block], "(b v) n d -> b (v n) d", v=v)
-                for block in config.bank_blocks
-            )
-        )
-
-    def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
-        """What trains in a stage; everything else is frozen. No decay on vectors.
-
-        Stage "joint" leaves the video's output heads alone: no gradient of the plan reaches them.
-        """
-        if stage == "tokenizer":
-            return self.tokenizer.parameter_groups()
-        video = ("video.", "prompter.")
-        action = ("action.", "action_ego.")
-        unread = self._beyond_the_bank()
-        if stage.startswith("video"):
-            named = self._named((*video, "heads.", "representation.projector."))
-        elif stage == "action":
-            named = self._named(action)
-        elif stage == "standard":
-            named = self._named((*video, *action))
-        elif stage == "joint":
-            reached = self._named((*video, *action))
-            named = [(name, p) for name, p in reached if not name.startswith(unread)]
-        else:
-            raise ValueError(f"Expected a stage of {', '.join(STAGES)}, found {stage!r}.")
-        return [
-            {"params": [p for _, p in named if p.ndim >= 2]},
-            {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        return bank_of(out.blocks, order, v)
 
     def run_video(
         self,
@@ -493,70 +428,77 @@ class ReWorld(nn.Module, ReleaseMixin):
         strides = self.tokenizer.temporal_stride, self.tokenizer.stride
         x, prior = z, None
         if config.carries_past:
-            latents = rearrange(z, "n (k gh gw) d -> n k d gh gw", gh=grid[1], gw=grid[2])
-            mean = rearrange(self._carried(latents, grid[0]), "n k d gh gw -> n (k gh gw) d")
+            mean = to_tokens(self._carried(to_latents(z, grid, 1)[:, 0])[:, None])
             x = torch.cat([z, mean], dim=-1)
-            prior = linear_velocity(z, t.clamp(min=1e-3), mean, self.prior_variance)
+            prior = linear_velocity(z, t.clamp(min=MIN_TIME), mean, self.prior_variance)
         if config.video_times.scope != "token" and config.representation.kind != "self_flow":
             t = t.unflatten(1, (grid[0], -1))[..., 0]  # one time per latent frame is cheaper
-        out = (self.video if network is None else network)(
+        return run_latent_video(
+            self.video if network is None else network,
             x,
             t,
+            prior=prior,
+            heads=self.heads,  # Eq. 6
+            supervised=supervised,
+            return_blocks=return_blocks,
+            last_block=last_block,
             positions=grid_positions(*grid, config.fps, *strides, device=z.device),
             text=prompt.text,
             text_mask=prompt.text_mask,
             condition=prompt.condition,
             num_views=num_views,
-            return_blocks=(*supervised, *return_blocks),
-            last_block=last_block,
         )
-        guesses = {  # Eq. 6
-            layer: self.heads[str(layer)](out.blocks[layer], out.time) for layer in supervised
-        }
-        velocity = out.velocity
-        if prior is not None:
-            guesses = {layer: prior + guess for layer, guess in guesses.items()}
-            velocity = None if velocity is None else prior + velocity
-        return VideoPass(velocity, guesses, out.blocks)
 
-    def _latents_of(self, batch: Batch) -> Float[Tensor, "b v tl d gh gw"]:
-        if batch.latents is not None:
-            return batch.latents
-        if batch.frames is None:
-            raise ValueError("Expected frames or latents in the batch, found neither.")
-        return encode_views(self.tokenizer, batch.frames)
+    def run_action(
+        self,
+        a: Float[Tensor, "b l a"],
+        t: Float[Tensor, "b l"],
+        bank: FeatureBank | ProjectedBank,
+        plan: PlanBatch,
+        readout_layers: Sequence[int] = (),
+    ) -> ActionOutput:
+        """One forward pass of the action tower for the ego states and commands of `plan`."""
+        scope = self.config.action_times.scope
+        ego = self.action_ego(plan.ego, plan.command)
+        out = self.action(a, t if scope == "token" else t[:, 0], bank, ego, readout_layers)
+        if not self.config.carries_motion:
+            return out
+        prior = linear_velocity(a, t, self._carried_motion(plan), self.plan_variance)
+        return replace(out, velocity=prior + out.velocity)
 
-    def _context(self, latents: Float[Tensor, "b v tl d gh gw"]) -> Bool[Tensor, "bv n"]:
-        """True on the tokens of the past."""
-        b, v, k, _, gh, gw = latents.shape
-        is_past = torch.arange(k, device=latents.device) < self.num_past_latents
-        return repeat(is_past, "k -> bv (k n)", bv=b * v, n=gh * gw)
+    def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
+        """What trains in a stage; everything else is frozen. No decay on vectors.
+
+        Stage "joint" leaves the video's output heads alone: no gradient of the plan reaches them.
+        """
+        if stage == "tokenizer":
+            return self.tokenizer.parameter_groups()
+        video, action = ("video.", "prompter."), ("action.", "action_ego.")
+        if stage.startswith("video"):
+            return named_groups(self, (*video, "heads.", "representation.projector."))
+        if stage == "action":
+            return named_groups(self, action)
+        if stage == "standard":
+            return named_groups(self, (*video, *action))
+        if stage == "joint":
+            last, depth = max(self.config.bank_blocks), self.config.video.num_layers
+            return named_groups(self, (*video, *action), beyond_blocks("video", last, depth))
+        raise ValueError(f"Expected a stage of {', '.join(STAGES)}, found {stage!r}.")
 
     def _with_noise(
         self,
         past: Float[Tensor, "b v tp d gh gw"],
-        num_latents: int,
+        num_frames: int,
         generator: torch.Generator,
     ) -> Float[Tensor, "b v tl d gh gw"]:
-        """The past, then pure noise."""
-        b, v, given, d, gh, gw = past.shape
-        if given != self.num_past_latents:
+        """The past, then pure noise up to the latents of `num_frames`."""
+        if past.shape[2] != self.num_past_latents:
             raise ValueError(
                 f"Expected {self.num_past_latents} past latents ({self.config.num_past} frames), "
-                f"found {given}: give as many past frames as the model was trained with."
+                f"found {past.shape[2]}: give as many past frames as the model was trained with."
             )
-        shape = (b, v, num_latents - given, d, gh, gw)
-        noise = torch.randn(shape, generator=generator, device=generator.device)
-        return torch.cat([past, noise.to(past)], dim=2)
-
-    def _named(self, prefixes: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self.named_parameters() if name.startswith(prefixes)]
-
-    def _beyond_the_bank(self) -> tuple[str, ...]:
-        """Parameters of the video tower that the feature bank does not depend on."""
-        last = max(self.config.bank_blocks)
-        later = [f"video.blocks.{i}." for i in range(last, self.config.video.num_layers)]
-        return ("video.head.", *later)
+        num_latents = (num_frames - 1) // self.tokenizer.temporal_stride + 1
+        return followed_by_noise(past, num_latents, generator)
 
     # -------------------------------------------------------------------------- 4. Generation
 
@@ -575,19 +517,16 @@ class ReWorld(nn.Module, ReleaseMixin):
         future is dreamt without. A single step from t = 1 gives the posterior mean.
         """
         latents = encode_views(self.tokenizer, past) if past.dtype == torch.uint8 else past
-        latents = latents.to(self.device)
-        b, v, _, _, gh, gw = latents.shape
-        num_frames = num_frames or self.config.num_frames
-        k = (num_frames - 1) // self.tokenizer.temporal_stride + 1
-        noisy = self._with_noise(latents, k, generator)
-        model = self.velocity_model(prompt, b, (k, gh, gw), v, sampling)
+        frames = num_frames or self.config.num_frames
+        noisy = self._with_noise(latents.to(self.device), frames, generator)
+        b, v, k, _, gh, gw = noisy.shape
         z = euler(
-            model,
-            rearrange(noisy, "b v k d gh gw -> (b v) (k gh gw) d"),
+            self.velocity_model(prompt, b, (k, gh, gw), v, sampling),
+            to_tokens(noisy),
             sampling.video.sigmas(),
-            self._context(noisy),
+            context_mask(noisy, self.num_past_latents),
         )
-        dreamt = rearrange(z, "(b v) (k gh gw) d -> b v k d gh gw", v=v, gh=gh, gw=gw)
+        dreamt = to_latents(z, (k, gh, gw), v)
         return VideoDream(decode_views(self.tokenizer, dreamt), dreamt)
 
     def velocity_model(
@@ -645,12 +584,7 @@ class ReWorld(nn.Module, ReleaseMixin):
         if batch.plan is None:
             raise ValueError("Expected ego state and command in Batch.plan to plan, found none.")
         sampling = sampling or FlowSampling()
-        if batch.latents is not None:
-            past = batch.latents[:, :, : self.num_past_latents]
-        elif batch.frames is not None:
-            past = encode_views(self.tokenizer, batch.frames[:, :, : self.config.num_past])
-        else:
-            raise ValueError("Expected frames or latents in the batch, found neither.")
+        past = latents_of(self.tokenizer, batch, self.config.num_past)
         prompt = Prompt(batch.captions or None, plan=batch.plan)
         bank = self.feature_bank(past.to(self.device), prompt, generator)
         return self.plan_from(bank, batch.plan, sampling, generator, num_plans)
@@ -684,13 +618,3 @@ class ReWorld(nn.Module, ReleaseMixin):
     @property
     def device(self) -> torch.device:
         return self.video.proj_in.weight.device
-
-
-def _with_experts(batch: Batch) -> PlanBatch:
-    plan = batch.plan
-    if plan is None or plan.has_trajectory is None or not bool(plan.has_trajectory.any()):
-        raise ValueError(
-            "Expected expert trajectories in Batch.plan to train a planner, found none: leave "
-            "clips that no expert drove out of the stages action, joint and standard."
-        )
-    return plan

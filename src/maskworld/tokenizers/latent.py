@@ -12,6 +12,7 @@ from maskworld.nn.pixels import to_uint8, to_unit
 from maskworld.tokenizers.causal_patch import CausalPatchConfig, CausalPatchTokenizer
 from maskworld.tokenizers.causal_vae import CausalVAE, CausalVAEConfig
 from maskworld.tokenizers.video_vae import PretrainedVideoVAEConfig, VideoVAE
+from maskworld.types import Batch
 
 __all__ = [
     "CausalPatchConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "build_latent_tokenizer",
     "decode_views",
     "encode_views",
+    "latents_of",
 ]
 
 LatentConfig = CausalPatchConfig | CausalVAEConfig | PretrainedVideoVAEConfig
@@ -45,6 +47,26 @@ def encode_views(
     flat = rearrange(frames, "b v t c h w -> (b v) t c h w")
     latents = [tokenizer.encode(to_unit(part)) for part in flat.split(CLIPS_AT_ONCE)]
     return rearrange(torch.cat(latents), "(b v) t d h w -> b v t d h w", b=len(frames))
+
+
+def latents_of(
+    tokenizer: LatentTokenizer, batch: Batch, num_frames: int | None = None
+) -> Float[Tensor, "b v tl d gh gw"]:
+    """The batch's own latents, or those of its frames.
+
+    Args:
+        num_frames: only of the first frames, 8k + 1; None = of all.
+
+    Raises:
+        ValueError: neither latents nor frames.
+    """
+    if batch.latents is not None:
+        stride = tokenizer.temporal_stride
+        count = None if num_frames is None else (num_frames - 1) // stride + 1
+        return batch.latents[:, :, :count]
+    if batch.frames is None:
+        raise ValueError("Expected frames or latents in the batch, found neither.")
+    return encode_views(tokenizer, batch.frames[:, :, :num_frames])
 
 
 @torch.no_grad()

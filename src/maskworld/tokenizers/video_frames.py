@@ -75,3 +75,12 @@ def check_latents(latents: Tensor, channels: int) -> None:
             "Expected finite latents, found NaN or infinity: the model that made them diverged; "
             "lower its learning rate or guidance_scale."
         )
+
+
+def check_num_frames(name: str, num_frames: int, temporal_stride: int) -> None:
+    """Raises ValueError unless a setting called `name` is of the form temporal_stride * k + 1."""
+    if num_frames < 1 or (num_frames - 1) % temporal_stride:
+        near = num_frames // temporal_stride * temporal_stride + 1
+        raise ValueError(
+            f"Expected {name} of the form {temporal_stride}k + 1, found {num_frames}: use {near}."
+        )
