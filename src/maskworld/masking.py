@@ -1,6 +1,7 @@
 """Which tokens are hidden: the cosine law, tube masks, and the patterns that the tasks need.
 
-Masks are boolean `b t h w` with True = hidden. Every pattern draws its ratio from the same law.
+Masks are boolean `b t h w` with True = hidden. WorldDreamer's patterns draw their ratio from the
+same law; MaskGWM drops a fixed share of the tokens out of its encoder (`drop_tokens`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -179,3 +181,70 @@ PATTERNS: dict[str, Callable[[tuple[int, int, int, int], torch.Generator], Tenso
     "box": box_mask,
     "full": full_mask,
 }
+
+
+# --- tokens that an encoder never sees (MaskGWM)
+
+DropKind = Literal["spatial", "spatial_rowwise", "time_rowwise", "time_random"]
+
+
+@dataclass(frozen=True)
+class DroppedTokens:
+    """Which tokens of each frame are left, and which are gone; views share both."""
+
+    kept: Int[Tensor, "b t k"]
+    """Indices into the frame's tokens, in raster order: slot s of one frame lies near slot s of
+    the next. The released code leaves them in the order of the draw, which tears slots apart."""
+    dropped: Bool[Tensor, "b t n"]
+    """True = gone."""
+
+    def gather(self, x: Float[Tensor, "b t v n d"]) -> Float[Tensor, "b t v k d"]:
+        """The tokens that are left."""
+        v, d = x.shape[2], x.shape[-1]
+        index = self.kept[:, :, None, :, None].expand(-1, -1, v, -1, d)
+        return x.gather(3, index)
+
+    def scatter(
+        self, x: Float[Tensor, "b t v k d"], fill: Float[Tensor, "b t v n d"]
+    ) -> Float[Tensor, "b t v n d"]:
+        """The tokens that are left at their places, `fill` elsewhere."""
+        v, d = x.shape[2], x.shape[-1]
+        index = self.kept[:, :, None, :, None].expand(-1, -1, v, -1, d)
+        return fill.scatter(3, index, x.to(fill.dtype))
+
+
+def drop_tokens(
+    kind: DropKind, shape: tuple[int, int, int, int], ratio: float, generator: torch.Generator
+) -> DroppedTokens:
+    """Drops the share `ratio` of every frame's tokens.
+
+    Args:
+        kind: spatial: at random, the same in all frames; spatial_rowwise: the same in all frames,
+            as many in every row; time_rowwise: anew per frame, as many in every row, so that the
+            tokens that are left still form a grid (the "shifted" temporal attention); time_random:
+            anew per frame, anywhere (the baseline with masked attention).
+        shape: samples, frames, rows and columns of tokens.
+
+    Raises:
+        ValueError: a share that is no whole number of tokens per row.
+
+    Reference: MaskGWM, section 3.3.
+    """
+    b, t, rows, columns = shape
+    per_row = ratio * columns
+    if not 0 <= ratio < 1 or abs(per_row - round(per_row)) > 1e-6:
+        raise ValueError(
+            f"Expected a ratio in [0, 1) that drops whole tokens of a row of {columns}, found "
+            f"{ratio} ({per_row:g} tokens): use {max(0, round(per_row)) / columns:g}."
+        )
+    count = round(per_row)
+    draws = b if kind.startswith("spatial") else b * t
+    groups, size = (rows, columns) if kind.endswith("rowwise") else (1, rows * columns)
+    number = count if kind.endswith("rowwise") else count * rows
+    counts = torch.full((draws * groups,), number, device=generator.device)
+    dropped = random_positions(counts, size, generator).view(draws, rows * columns)
+    if draws == b:
+        dropped = dropped[:, None].expand(b, t, -1)
+    dropped = dropped.reshape(b, t, rows * columns)
+    kept = (~dropped).nonzero()[:, 2].view(b, t, -1)  # nonzero goes in raster order
+    return DroppedTokens(kept, dropped)
