@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import shapely
 from pdms_scenes import agent, rectangle, straight_plan, straight_road
 
-from maskworld.metrics.pdms import EgoState, PDMScene, simulate, track
+from maskworld.metrics.pdms import EgoState, MapPolygon, PDMScene, simulate, track
 from maskworld.metrics.pdms.collisions import LOOK_AHEAD, collision_scores
 from maskworld.metrics.pdms.comfort import comfort_terms, filter_matrix
 from maskworld.metrics.pdms.geometry import Boxes, Line, boxes_touch
@@ -178,12 +179,17 @@ def random_polygon(rng: np.random.Generator) -> np.ndarray:
     return np.round(xy, 1 if rng.random() < 0.5 else 9) + rng.uniform(-3, 3, 2).round(1)
 
 
+def road_map(types: list[str], on_route: list[bool], outlines: list[Any]) -> RoadMap:
+    told = zip(types, on_route, outlines, strict=True)
+    return RoadMap([MapPolygon(f"{i}", *each) for i, each in enumerate(told)])
+
+
 def test_points_are_found_in_polygons_as_shapely_finds_them() -> None:
     rng = np.random.default_rng(5)
     outlines = [random_polygon(rng) for _ in range(60)]
     valid = [xy for xy in outlines if shapely.Polygon(xy).is_valid]
     assert len(valid) > 40
-    road = RoadMap(
+    road = road_map(
         ["lane", "roadblock"] * len(valid),
         [True] * (2 * len(valid)),
         [xy for xy in valid for _ in range(2)],
@@ -199,7 +205,7 @@ def test_points_are_found_in_polygons_as_shapely_finds_them() -> None:
     for xy in valid:
         shape = shapely.Polygon(xy)
         inside = shapely.contains_xy(shape, points)
-        alone = RoadMap(["roadblock"], [False], [xy])
+        alone = road_map(["roadblock"], [False], [xy])
         near = shapely.distance(shape.boundary, shapely.points(points)) < 1e-9
         np.testing.assert_array_equal(alone.in_drivable_area(points)[~near], inside[~near])
         union |= inside
@@ -208,7 +214,7 @@ def test_points_are_found_in_polygons_as_shapely_finds_them() -> None:
 
 
 def test_the_outline_is_outside() -> None:
-    road = RoadMap(["carpark"], [False], [rectangle(0, 4, 0, 2)])
+    road = road_map(["carpark"], [False], [rectangle(0, 4, 0, 2)])
     points = np.array([[1, 1], [0, 1], [4, 1], [1, 0], [1, 2], [0, 0], [4, 2], [5, 1], [2, 1e-12]])
     expected = [True, False, False, False, False, False, False, False, True]
     assert road.in_drivable_area(points.astype(float)).tolist() == expected
@@ -217,20 +223,20 @@ def test_the_outline_is_outside() -> None:
 def test_lanes_are_no_drivable_area_and_connectors_are_lanes() -> None:
     types = ["lane", "lane_connector", "intersection"]
     outlines = [rectangle(4 * i, 4 * i + 4, 0, 4) for i in range(3)]
-    road = RoadMap(types, [False, True, True], outlines)
+    road = road_map(types, [False, True, True], outlines)
     points = np.array([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0]])
     assert road.in_drivable_area(points).tolist() == [False, False, True]
     assert road.in_route_lane(points).tolist() == [False, True, False]
     assert road.in_intersection(points).tolist() == [False, False, True]
     boxes = np.array([rectangle(3, 5, 1, 2), rectangle(1, 2, 1, 2), rectangle(7, 9, 1, 2)])
     assert road.in_multiple_lanes(boxes).tolist() == [True, False, False]
-    wide = RoadMap([*types, "lane"], [False] * 4, [*outlines, rectangle(0, 9.5, 0, 9)])
+    wide = road_map([*types, "lane"], [False] * 4, [*outlines, rectangle(0, 9.5, 0, 9)])
     assert wide.in_multiple_lanes(boxes).tolist() == [False, False, False]
 
 
 def test_points_far_apart_are_found_among_many_polygons() -> None:
     outlines = [rectangle(i, i + 1, 0, 1) for i in range(9)]
-    road = RoadMap(["carpark"] * 9, [False] * 9, outlines)
+    road = road_map(["carpark"] * 9, [False] * 9, outlines)
     points = np.array([[i + 0.5, 0.5] for i in range(9)] + [[1e6, 0.5], [4.5, 1.5]])
     assert road.in_drivable_area(points).tolist() == [True] * 9 + [False] * 2
 
@@ -362,10 +368,10 @@ def test_jerk_is_bounded_along_the_car_and_in_all(column: int, term: int, bound:
 def test_driving_direction_adds_up_eleven_increments(step: float, score: float) -> None:
     centres = np.zeros((1, 41, 2))
     centres[0, :, 0] = step * np.arange(41)
-    nowhere = RoadMap(["lane"], [True], [rectangle(-9, -8, -9, -8)])
+    nowhere = road_map(["lane"], [True], [rectangle(-9, -8, -9, -8)])
     assert driving_direction(centres, nowhere)[0] == score
     # Ten increments off the route are below the bound, and increments on it do not count.
-    ten = RoadMap(["lane"], [True], [rectangle(-1, 30.5 * step, -1, 1)])
+    ten = road_map(["lane"], [True], [rectangle(-1, 30.5 * step, -1, 1)])
     assert driving_direction(centres, ten)[0] == (1 if step < 0.2 else 0.5)
 
 

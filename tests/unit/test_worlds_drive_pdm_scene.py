@@ -12,7 +12,14 @@ from maskworld.metrics.pdms import PDMScene, score_plans
 from maskworld.preparation.collect import record_world
 from maskworld.preparation.planning_clips import expert_waypoints
 from maskworld.worlds.drive import Scene
-from maskworld.worlds.drive.pdm_scene import REACH, SHOULDER, TOLERANCE, pdm_scene, simplify
+from maskworld.worlds.drive.pdm_scene import (
+    REACH,
+    SHOULDER,
+    TOLERANCE,
+    PDMWorld,
+    pdm_scene,
+    simplify,
+)
 
 STEP = 20
 
@@ -130,6 +137,25 @@ def test_simplified_lines_stay_within_the_tolerance() -> None:
     gaps = np.hypot(*(line[:, None] - foot).transpose(2, 0, 1)).min(axis=1)
     assert 0 < gaps.max() <= TOLERANCE
     assert len(simplify(line[200:])) == 2
+
+
+def test_moments_of_one_world_share_outlines_and_score_as_those_made_alone(
+    scenes: list[Scene],
+) -> None:
+    for scene in scenes:
+        world = PDMWorld(scene)
+        early, late = world.at(5), world.at(29)
+        first, then = ({p.id: p for p in pdm.polygons} for pdm in (early, late))
+        both = [(first[name], then[name]) for name in first.keys() & then.keys()]
+        assert both
+        assert all(a is b or (a.on_route != b.on_route and a.xy is b.xy) for a, b in both)
+        plans = expert_waypoints(scene, 29)[None] * np.linspace(0.5, 1.5, 8)[:, None, None]
+        alone = pdm_scene(scene, 29)
+        assert [(p.id, p.on_route) for p in alone.polygons] == [
+            (p.id, p.on_route) for p in late.polygons
+        ]
+        shared, own = (score_plans(pdm, plans).named() for pdm in (late, alone))
+        assert all(np.array_equal(shared[name], own[name]) for name in own)
 
 
 def test_moments_without_five_seconds_of_log_are_refused(scenes: list[Scene]) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from maskworld.metrics.pdms import NUM_STATES, PDMScene, read_scene
 from maskworld.preparation.collect import record_world, scenario_of
 from maskworld.preparation.planning_clips import expert_waypoints
-from maskworld.worlds.drive.pdm_scene import pdm_scene
+from maskworld.worlds.drive.pdm_scene import PDMWorld
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class DriveScenes:
         for token in tokens:
             world = world_of(token)
             longest[world] = max(longest.get(world, 0), step_of(token) + NUM_STATES)
-        recorded = {world: record_world(world, num_steps=n) for world, n in longest.items()}
+        worlds = {world: PDMWorld(record_world(world, num_steps=n)) for world, n in longest.items()}
         found = []
         for token in tokens:
-            scene, step = recorded[world_of(token)], step_of(token)
-            found.append(MiningScene(pdm_scene(scene, step), expert_waypoints(scene, step)))
+            recorded, step = worlds[world_of(token)], step_of(token)
+            found.append(MiningScene(recorded.at(step), expert_waypoints(recorded.scene, step)))
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -28,40 +29,53 @@ Points = Float[np.ndarray, "n 2"]
 Inside = Bool[np.ndarray, " n"]
 
 
+@runtime_checkable
+class Area(Protocol):
+    """A polygon of the map, as `scene.MapPolygon` is."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def on_route(self) -> bool: ...
+
+    @property
+    def xy(self) -> Float[np.ndarray, "_ 2"]: ...
+
+    @property
+    def outline(self) -> Outline:
+        """Of `xy`, cut when it is first asked for."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class RoadMap:
-    """Polygons with their types; cut into slabs when a point first comes near."""
+    """The areas around a car; an outline is cut into slabs when a point first comes near."""
 
-    types: Sequence[str]
-    on_route: Sequence[bool]
-    outlines: Sequence[Float[np.ndarray, "_ 2"]]
+    areas: Sequence[Area]
 
     def in_drivable_area(self, points: Points) -> Inside:
         """Inside a roadblock, intersection, car park or other drivable area."""
-        return self._inside_any(self._of_type(*DRIVABLE_TYPES), points)
+        return self._inside_any(self._drivable, points)
 
     def in_intersection(self, points: Points) -> Inside:
         """Inside an intersection."""
-        return self._inside_any(self._of_type("intersection"), points)
+        return self._inside_any(self._intersections, points)
 
     def in_route_lane(self, points: Points) -> Inside:
         """Inside a lane or lane connector of the route."""
-        lanes = self._of_type(*LANE_TYPES)
-        return self._inside_any(lanes[np.array(self.on_route, dtype=bool)[lanes]], points)
+        return self._inside_any(self._route_lanes, points)
 
     def in_multiple_lanes(self, corners: Float[np.ndarray, "n 4 2"]) -> Inside:
         """Whether several lanes hold corners of a box and none holds all four."""
         num_lanes = np.zeros(len(corners), dtype=np.int64)
         in_one_lane = np.zeros(len(corners), dtype=bool)
         x, y = np.ascontiguousarray(corners.reshape(-1, 2).T)
-        for i in self._near(self._of_type(*LANE_TYPES), x, y).tolist():
-            holds = self._outline(i).contains(x, y).reshape(-1, 4)
+        for i in self._near(self._lanes, x, y).tolist():
+            holds = self.areas[i].outline.contains(x, y).reshape(-1, 4)
             num_lanes += holds.any(axis=1)
             in_one_lane |= holds.all(axis=1)
         return (num_lanes > 1) & ~in_one_lane
-
-    def _of_type(self, *types: str) -> Int[np.ndarray, " k"]:
-        return np.flatnonzero([kind in types for kind in self.types])
 
     def _near(
         self,
@@ -89,22 +103,30 @@ class RoadMap:
             left = among[~is_inside.take(among)]
             if not left.size:
                 continue
-            is_inside[left] = self._outline(i).contains(x.take(left), y.take(left))
+            is_inside[left] = self.areas[i].outline.contains(x.take(left), y.take(left))
         return is_inside
 
     @functools.cached_property
-    def _bounds(self) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, "k 2"]]:
-        low, high = ([f(xy, axis=0) for xy in self.outlines] for f in (np.min, np.max))
-        return np.array(low), np.array(high)
+    def _drivable(self) -> Int[np.ndarray, " k"]:
+        return np.flatnonzero([area.type in DRIVABLE_TYPES for area in self.areas])
 
     @functools.cached_property
-    def _cut(self) -> dict[int, Outline]:
-        return {}
+    def _intersections(self) -> Int[np.ndarray, " k"]:
+        return np.flatnonzero([area.type == "intersection" for area in self.areas])
 
-    def _outline(self, i: int) -> Outline:
-        if i not in self._cut:
-            self._cut[i] = Outline.of(self.outlines[i])
-        return self._cut[i]
+    @functools.cached_property
+    def _lanes(self) -> Int[np.ndarray, " k"]:
+        return np.flatnonzero([area.type in LANE_TYPES for area in self.areas])
+
+    @functools.cached_property
+    def _route_lanes(self) -> Int[np.ndarray, " k"]:
+        return self._lanes[[self.areas[i].on_route for i in self._lanes.tolist()]]
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, "k 2"]]:
+        outlines = [area.xy for area in self.areas]
+        low, high = ([f(xy, axis=0) for xy in outlines] for f in (np.min, np.max))
+        return np.array(low), np.array(high)
 
 
 def _sorted_within(

@@ -6,6 +6,7 @@ Only plans are in the ego's frame: x forward, y left, origin at the rear axle (A
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections import Counter
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from maskworld.data.storage import write_text
-from maskworld.metrics.pdms.geometry import Line
+from maskworld.metrics.pdms.geometry import Line, Outline
 from maskworld.metrics.pdms.roads import DRIVABLE_TYPES, POLYGON_TYPES, RoadMap
 from maskworld.metrics.pdms.scene_checks import (
     as_array,
@@ -95,6 +96,17 @@ class MapPolygon:
         check_simple_polygon(xy, f"{where}.xy")
         object.__setattr__(self, "on_route", bool(self.on_route))
         object.__setattr__(self, "xy", xy)
+
+    @cached_property
+    def outline(self) -> Outline:
+        """Cut into slabs, ready to be asked what it holds; scenes of one map share it."""
+        return Outline.of(self.xy)
+
+    def on(self, on_route: bool) -> MapPolygon:
+        """The same area on another route: its outline is neither checked nor cut again."""
+        other = copy.copy(self)
+        vars(other).update(on_route=on_route, outline=self.outline)
+        return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +196,7 @@ class PDMScene:
     @cached_property
     def road(self) -> RoadMap:
         """The map, ready to be asked where points lie."""
-        return RoadMap(
-            [polygon.type for polygon in self.polygons],
-            [polygon.on_route for polygon in self.polygons],
-            [polygon.xy for polygon in self.polygons],
-        )
+        return RoadMap(self.polygons)
 
     @cached_property
     def line(self) -> Line:
@@ -215,7 +223,10 @@ class PDMScene:
         reference = self.reference
         return {
             "ego": asdict(self.ego),
-            "polygons": [{**vars(p), "xy": p.xy.tolist()} for p in self.polygons],
+            "polygons": [
+                {"id": p.id, "type": p.type, "on_route": p.on_route, "xy": p.xy.tolist()}
+                for p in self.polygons
+            ],
             "centerline": self.centerline.tolist(),
             "agents": [{**vars(a), "states": _rows_or_null(a.states)} for a in self.agents],
             "plans": {name: plan.tolist() for name, plan in self.plans.items()},

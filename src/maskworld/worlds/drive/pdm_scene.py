@@ -14,18 +14,22 @@ from jaxtyping import Bool, Float
 from maskworld.metrics.pdms import NUM_STATES, Agent, EgoState, MapPolygon, PDMScene
 from maskworld.metrics.pdms.vehicle import WHEEL_BASE
 from maskworld.worlds.drive.lanes import LaneIndex
-from maskworld.worlds.drive.roads import Lane, RoadMap, offset_polyline
+from maskworld.worlds.drive.roads import Lane, offset_polyline
 from maskworld.worlds.drive.route import SPACING, Route
 from maskworld.worlds.drive.scene import Scene
 
 RATE = 10.0
 """States of agents per second (NAVSIM)."""
 REACH = 170.0
-"""Map and traffic within this distance of the ego are kept, metres: 4 s at the highest speed of the
-world, 40 m/s. Ours."""
+"""Lanes and traffic that come within this distance of the ego are kept, metres: 4 s at the highest
+speed of the world, 40 m/s. Ours."""
 SHOULDER = 1.0
 """Metres beside the lanes that may be driven on; the picture shows a verge of 1.3 m. Ours: where
 the expert keeps to its lane, the score's tracker strays up to 1.2 m from it in roundabouts."""
+MIN_TAKEN = 2.0
+"""Metres of the route along a lane from which on it takes the lane. Ours."""
+NUM_AT_ONCE = 100
+"""Points of a route that are compared with the part of a lane beside them."""
 OVERLAP = 1.0
 """Drivable outlines reach this far beyond the ends of their lanes, so that no slits remain."""
 ROUTE_BEHIND, ROUTE_AHEAD = 20.0, 60.0
@@ -37,25 +41,87 @@ TOLERANCE = 0.005
 def pdm_scene(scene: Scene, step: int) -> PDMScene:
     """The moment `step` of a recorded world, and its log for the following 5 s.
 
+    For several moments of one world take `PDMWorld`, which outlines its lanes only once.
+
     Raises:
         ValueError: the log ends before, or is not at 10 Hz.
     """
-    if scene.fps != RATE:
-        raise ValueError(f"Expected a log at {RATE:g} Hz, found {scene.fps:g} Hz.")
-    last = scene.num_steps - NUM_STATES
-    if not 0 <= step <= last:
-        raise ValueError(
-            f"Expected a step of 0 to {last}, with 5 s of log after it, found {step} of "
-            f"{scene.num_steps}: record more steps."
+    return PDMWorld(scene).at(step)
+
+
+class PDMWorld:
+    """A recorded world whose moments are asked for as scenes of the PDM score.
+
+    Outlines of lanes are made, checked and cut once; the scenes share them.
+
+    Raises:
+        ValueError: the log is not at 10 Hz.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        if scene.fps != RATE:
+            raise ValueError(f"Expected a log at {RATE:g} Hz, found {scene.fps:g} Hz.")
+        self.scene = scene
+        self._lanes = list(scene.stage.road_map.lanes.values())
+        self._points = np.concatenate([lane.centreline for lane in self._lanes])
+        counts = [len(lane.centreline) for lane in self._lanes]
+        self._starts = np.cumsum([0, *counts[:-1]])
+        route = scene.stage.route
+        self._is_along = np.stack([_is_along(lane, route) for lane in self._lanes])
+        self._outlined: dict[tuple[int, bool], tuple[MapPolygon, MapPolygon]] = {}
+
+    def at(self, step: int) -> PDMScene:
+        """The moment `step`, and its log for the following 5 s.
+
+        Raises:
+            ValueError: the log ends before.
+        """
+        scene, last = self.scene, self.scene.num_steps - NUM_STATES
+        if not 0 <= step <= last:
+            raise ValueError(
+                f"Expected a step of 0 to {last}, with 5 s of log after it, found {step} of "
+                f"{scene.num_steps}: record more steps."
+            )
+        speed, yaw_rate = scene.actions[step].tolist()
+        state = ego_of(scene.poses[step], speed, scene.ego_state(step).acceleration, yaw_rate)
+        here, route = np.array([state.x, state.y]), scene.stage.route
+        station = route.nearest(state.x, state.y)
+        ahead = ROUTE_AHEAD + route.speed_limit * NUM_STATES / RATE
+        window = slice(
+            max(0, station - int(ROUTE_BEHIND / SPACING)), station + int(ahead / SPACING) + 1
         )
-    speed, yaw_rate = scene.actions[step].tolist()
-    acceleration = scene.ego_state(step).acceleration
-    return make_pdm_scene(
-        scene.stage.road_map,
-        scene.stage.route,
-        ego_of(scene.poses[step], speed, acceleration, yaw_rate),
-        scene.agents[step : step + NUM_STATES],
-    )
+        points, headings = route.points[window], route.heading[window]
+        return PDMScene(
+            ego=state,
+            polygons=tuple(self._polygons(window, here)),
+            centerline=np.concatenate([points, headings[:, None]], axis=1),
+            agents=tuple(_agents(scene.agents[step : step + NUM_STATES], here)),
+            speed_limit=route.speed_limit,
+        )
+
+    def _polygons(self, window: slice, here: Float[np.ndarray, " 2"]) -> Iterator[MapPolygon]:
+        """Every lane that comes within `REACH` of `here`, and the area that may be driven on
+        around it.
+
+        Lanes across a junction are lane connectors on an intersection, all others lanes on drivable
+        area. All lanes beside one that the route takes within `window` are on the route.
+        """
+        squared = np.square(self._points - here).sum(axis=1)
+        near = np.flatnonzero(np.minimum.reduceat(squared, self._starts) < REACH**2).tolist()
+        metres = SPACING * self._is_along[near, window].sum(axis=1)
+        taken = {self._lanes[i].index[:2] for i, way in zip(near, metres) if way >= MIN_TAKEN}
+        for i in near:
+            yield from self._outlines(i, self._lanes[i].index[:2] in taken)
+
+    def _outlines(self, i: int, on_route: bool) -> tuple[MapPolygon, MapPolygon]:
+        if (i, on_route) not in self._outlined:
+            if (i, not on_route) in self._outlined:
+                pair = self._outlined[i, not on_route]
+                lane, road = (polygon.on(on_route) for polygon in pair)
+            else:
+                lane, road = _polygons_of(self._lanes[i], on_route)
+            self._outlined[i, on_route] = (lane, road)
+        return self._outlined[i, on_route]
 
 
 def ego_of(
@@ -74,55 +140,6 @@ def ego_of(
         steer=steer,
         yaw_rate=yaw_rate if speed > 0.5 else 0.0,
     )
-
-
-def make_pdm_scene(
-    road_map: RoadMap, route: Route, state: EgoState, agents: Float[np.ndarray, "51 n 6"]
-) -> PDMScene:
-    """The scene of an ego on its route among `agents` (x, y, heading, length, width, speed)."""
-    here = np.array([state.x, state.y])
-    station = route.nearest(state.x, state.y)
-    ahead = ROUTE_AHEAD + route.speed_limit * NUM_STATES / RATE
-    window = slice(
-        max(0, station - int(ROUTE_BEHIND / SPACING)), station + int(ahead / SPACING) + 1
-    )
-    points, headings = route.points[window], route.heading[window]
-    return PDMScene(
-        ego=state,
-        polygons=tuple(map_polygons(road_map, points, headings, here)),
-        centerline=np.concatenate([points, headings[:, None]], axis=1),
-        agents=tuple(_agents(agents, here)),
-        speed_limit=route.speed_limit,
-    )
-
-
-def map_polygons(
-    road_map: RoadMap,
-    points: Float[np.ndarray, "n 2"],
-    headings: Float[np.ndarray, " n"],
-    here: Float[np.ndarray, " 2"],
-) -> Iterator[MapPolygon]:
-    """Every lane within `REACH` of `here`, and the area that may be driven on around it.
-
-    Lanes across a junction are lane connectors on an intersection, all others lanes on drivable
-    area. All lanes beside one that the route (`points`, `headings`) takes are on the route.
-    """
-    near = [(lane, part) for lane in road_map.lanes.values() for part in _parts(lane, here)]
-    taken = {lane.index[:2] for lane, part in near if _is_taken(part, lane.width, points, headings)}
-    for number, (lane, part) in enumerate(near):
-        name = "/".join(str(v) for v in (*lane.index, number))
-        crosses = is_connector(lane.index)
-        on_route = lane.index[:2] in taken
-        half = lane.width / 2
-        yield MapPolygon(
-            f"lane/{name}", "lane_connector" if crosses else "lane", on_route, _outline(part, half)
-        )
-        yield MapPolygon(
-            f"road/{name}",
-            "intersection" if crosses else "drivable",
-            on_route,
-            _outline(_extend(part), half + SHOULDER),
-        )
 
 
 def is_connector(index: LaneIndex) -> bool:
@@ -151,30 +168,36 @@ def simplify(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "m 2"]:
     return points[keep]
 
 
-def _parts(lane: Lane, here: Float[np.ndarray, " 2"]) -> Iterator[Float[np.ndarray, "_ 2"]]:
-    """The stretches of a lane's centreline within reach."""
-    inside = np.hypot(*(lane.centreline - here).T) < REACH
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(int)))
-    for first, stop in edges.reshape(-1, 2):
-        if stop - first >= 2:
-            yield lane.centreline[first:stop]
+def _polygons_of(lane: Lane, on_route: bool) -> tuple[MapPolygon, MapPolygon]:
+    """A lane, and what may be driven on around it."""
+    name, half = "/".join(map(str, lane.index)), lane.width / 2
+    kinds = ("lane_connector", "intersection") if is_connector(lane.index) else ("lane", "drivable")
+    inner = _outline(lane.centreline, half)
+    outer = _outline(_extend(lane.centreline), half + SHOULDER)
+    return (
+        MapPolygon(f"lane/{name}", kinds[0], on_route, inner),
+        MapPolygon(f"road/{name}", kinds[1], on_route, outer),
+    )
 
 
-def _is_taken(
-    part: Float[np.ndarray, "n 2"],
-    width: float,
-    points: Float[np.ndarray, "k 2"],
-    headings: Float[np.ndarray, " k"],
-) -> bool:
-    """Whether the route runs along a lane for 2 m or more."""
-    delta = points[:, None] - part
-    squared = np.einsum("knd,knd->kn", delta, delta)
-    closest = squared.argmin(axis=1)
-    inside = squared[np.arange(len(points)), closest] < (width / 2) ** 2
-    tangent = np.gradient(part, axis=0)[closest]
-    along = tangent[:, 0] * np.cos(headings) + tangent[:, 1] * np.sin(headings)
-    aligned: Bool[np.ndarray, " k"] = along > 0.8 * np.hypot(*tangent.T)
-    return int((inside & aligned).sum()) * SPACING >= 2.0
+def _is_along(lane: Lane, route: Route) -> Bool[np.ndarray, " k"]:
+    """Which points of the route lie on a lane and go its way."""
+    half, line = lane.width / 2, lane.centreline
+    tangent = np.gradient(line, axis=0)
+    found = np.zeros(len(route.points), bool)
+    for first in range(0, len(found), NUM_AT_ONCE):
+        part = slice(first, first + NUM_AT_ONCE)
+        points, heading = route.points[part], route.heading[part]
+        low, high = points.min(axis=0) - half, points.max(axis=0) + half
+        near = ((line >= low) & (line <= high)).all(axis=1)
+        if not near.any():
+            continue
+        delta = points[:, None] - line[near]
+        squared = np.einsum("knd,knd->kn", delta, delta)
+        way = tangent[near][squared.argmin(axis=1)]
+        along = way[:, 0] * np.cos(heading) + way[:, 1] * np.sin(heading)
+        found[part] = (squared.min(axis=1) < half**2) & (along > 0.8 * np.hypot(*way.T))
+    return found
 
 
 def _extend(part: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "m 2"]:
