@@ -11,6 +11,7 @@ Reference: Chan, Golub and LeVeque 1979 (merging); Dowson and Landau 1982 (dista
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from torch import Tensor
 
 TOLERANCE = 1e-6
 """A distance below minus this share of the traces is a fault, not rounding. Ours."""
+FULL_RANK = 1e-9
+"""Cholesky pivots above this share of the largest variance hold more than rounding. Ours."""
 
 
 class FrechetStatistics:
@@ -106,19 +109,23 @@ class FrechetStatistics:
             )
         return self.scatter / (self.num_samples - 1)
 
-    def save(self, path: Path | str) -> None:
-        """Writes a safetensors file, whole or not at all."""
-        from safetensors.torch import save_file
+    def to_bytes(self) -> bytes:
+        """As `save` writes them: what one process sends to the others."""
+        from safetensors.torch import save
 
-        path = Path(path)
         tensors = {
             "num_samples": torch.tensor([self.num_samples]),
             "mean": self.mean,
             "scatter": self.scatter,
         }
+        return save(tensors, metadata={"protocol": self.protocol})
+
+    def save(self, path: Path | str) -> None:
+        """Writes a safetensors file, whole or not at all."""
+        path = Path(path)
         temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
         try:
-            save_file(tensors, temporary, metadata={"protocol": self.protocol})
+            temporary.write_bytes(self.to_bytes())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -130,13 +137,28 @@ class FrechetStatistics:
         Raises:
             ValueError: no such file, a damaged one, or one that holds something else; names it.
         """
-        from safetensors import SafetensorError, safe_open
+        try:
+            blob = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"Expected Fréchet statistics in {path}: {error}.") from error
+        return cls.from_bytes(blob, str(path))
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, path: str = "what was received") -> FrechetStatistics:
+        """What `to_bytes` made; `path` is for messages.
+
+        Raises:
+            ValueError: damaged, or something else.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                protocol = (file.metadata() or {}).get("protocol", "")
-        except (SafetensorError, OSError) as error:
+            tensors = load(blob)
+            size = int.from_bytes(blob[:8], "little")
+            metadata = json.loads(blob[8 : 8 + size]).get("__metadata__") or {}
+            protocol = metadata.get("protocol", "")
+        except (SafetensorError, ValueError) as error:
             raise ValueError(
                 f"Expected Fréchet statistics in {path}, found no whole safetensors file "
                 f"({error}): make them again."
@@ -153,14 +175,32 @@ class FrechetStatistics:
         return statistics
 
 
+def merge_ranks(parts: Sequence[bytes]) -> FrechetStatistics:
+    """The whole set from what every process sent (`to_bytes`), folded in the order of the ranks.
+
+    Every process that does this has the same bits. Clip i belongs to rank i modulo the number of
+    ranks, without padding: a clip counted twice would bias the covariance.
+
+    Raises:
+        ValueError: no part, or parts of other features.
+    """
+    if not parts:
+        raise ValueError("Expected the statistics of at least one process, found none.")
+    whole = FrechetStatistics.from_bytes(parts[0], "what rank 0 sent")
+    for rank, part in enumerate(parts[1:], start=1):
+        whole.merge(FrechetStatistics.from_bytes(part, f"what rank {rank} sent"))
+    return whole
+
+
 def frechet_distance(
     a: FrechetStatistics, b: FrechetStatistics, *, allows_few: bool = False
 ) -> float:
     """The squared Fréchet distance of the Gaussians with the statistics of two sets.
 
     tr (S_a S_b)^(1/2) is the sum of the singular values of R_a^T R_b, for any factors with
-    R R^T = S; here R = V e^(1/2) of the symmetric eigenvalues. No root of a product's eigenvalues
-    is taken, which would cost half the digits where a covariance has not full rank.
+    R R^T = S; here R = V e^(1/2) of the symmetric eigenvalues, or Cholesky's factor (half the time)
+    where the covariance is far from singular. No root of a product's eigenvalues is taken, which
+    would cost half the digits where a covariance has not full rank.
 
     The expected distance of two sets from one distribution is not 0 but falls like 1 / n: put
     `split_floor` beside it, or `extrapolate`.
@@ -196,6 +236,10 @@ def frechet_distance(
 
 def _factor(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
     """R with R R^T = covariance, without the directions that hold only rounding."""
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    pivots = factor.diagonal().square()
+    if not int(failed) and float(pivots.min()) > FULL_RANK * float(covariance.diagonal().max()):
+        return factor
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     cut = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
     kept = values > cut
@@ -242,6 +286,9 @@ class Extrapolation:
     sizes: tuple[int, ...]
     distances: tuple[float, ...]
     """Mean over the draws, per size."""
+    error: float = 0.0
+    """Standard error of `at_infinity` from the scatter of the draws about the line. What other
+    clips would have given is not in it: that is `frechet_error.standard_error`."""
 
 
 def extrapolate(
@@ -276,15 +323,19 @@ def extrapolate(
             f"Expected at least 4 different sizes above {dim} (the dimension) and at most "
             f"{available} (the smaller set), found {chosen}: give more clips."
         )
-    distances = []
-    for size in chosen:
-        drawn = []
-        for _ in range(num_draws):
+    distances = np.zeros((len(chosen), num_draws))
+    for row, size in zip(distances, chosen):
+        for draw in range(num_draws):
             rows = [torch.from_numpy(generator.permutation(len(z))[:size]) for z in (x, y)]
-            drawn.append(distance_of_features(x[rows[0]], y[rows[1]]))
-        distances.append(float(np.mean(drawn)))
-    slope, intercept = np.polyfit(1 / np.array(chosen), np.array(distances), 1)
-    return Extrapolation(float(intercept), float(slope), tuple(chosen), tuple(distances))
+            row[draw] = distance_of_features(x[rows[0]], y[rows[1]])
+    inverse = np.repeat(1 / np.array(chosen), num_draws)
+    slope, intercept = np.polyfit(inverse, distances.ravel(), 1)
+    left = distances.ravel() - intercept - slope * inverse
+    variance = float(left @ left) / (left.size - 2)
+    spread = float(((inverse - inverse.mean()) ** 2).sum())
+    error = (variance * (1 / left.size + float(inverse.mean()) ** 2 / spread)) ** 0.5
+    means = tuple(float(mean) for mean in distances.mean(axis=1))
+    return Extrapolation(float(intercept), float(slope), tuple(chosen), means, error)
 
 
 def _check_same_features(a: FrechetStatistics, b: FrechetStatistics) -> None:
