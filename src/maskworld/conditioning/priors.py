@@ -9,11 +9,13 @@ data. Its variance is measured and saved. All ours; ADR 0010.
 from __future__ import annotations
 
 import torch
-from einops import repeat
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskworld.flow import linear_velocity
+from maskworld.nn.latent_window import side_by_side
 
 MIN_VARIANCE = 1e-4
 MIN_TIME = 1e-3
@@ -72,3 +74,13 @@ class MeanPrior(nn.Module):
         """E[v | z_t] of the average."""
         mean = self.mean.expand(len(z), -1, -1)
         return linear_velocity(z, t.clamp(min=MIN_TIME), mean, self.variance)
+
+    def velocity_of_views(
+        self, z: Float[Tensor, "bv n d"], t: Float[Tensor, "bv n"], num_views: int
+    ) -> Float[Tensor, "bv n d"]:
+        """`velocity` for the last tokens of every view, which the prior is of; 0 before them."""
+        given = z.shape[1] - len(self.mean) // num_views
+        times = side_by_side(t[:, given:, None], num_views)[..., 0]
+        velocity = self.velocity(side_by_side(z[:, given:], num_views), times)
+        velocity = rearrange(velocity, "b (v n) d -> (b v) n d", v=num_views)
+        return F.pad(velocity, (0, 0, given, 0))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskworld.flow import interpolate
 from maskworld.types import FeatureBank
 
 
@@ -46,10 +47,35 @@ def followed_by_noise(
     return torch.cat([given, noise.to(given)], dim=2)
 
 
+def slightly_noisy(
+    given: Float[Tensor, "b v g d gh gw"], strength: float, generator: torch.Generator
+) -> Float[Tensor, "b v g d gh gw"]:
+    """Latents with up to a share `strength` of noise, one level per sample."""
+    if not strength:
+        return given
+    level = torch.rand(len(given), generator=generator, device=generator.device) * strength
+    eps = torch.randn(given.shape, generator=generator, device=generator.device)
+    return interpolate(given, eps.to(given), level.to(given))
+
+
+def draw_kept(
+    batch_size: int, num_tokens: int, p_prune: float | int, generator: torch.Generator
+) -> Int[Tensor, "b m"]:
+    """Which tokens stay when `p_prune` of them are dropped, in order; drawn for every row."""
+    if not 0 <= p_prune < 1:
+        raise ValueError(f"Expected p_prune from 0 to below 1, found {p_prune}.")
+    count = max(1, round((1 - p_prune) * num_tokens))
+    draw = torch.rand(batch_size, num_tokens, generator=generator, device=generator.device)
+    return draw.argsort(dim=1)[:, :count].sort(dim=1).values
+
+
+def side_by_side(tokens: Float[Tensor, "bv n d"], num_views: int) -> Float[Tensor, "b vn d"]:
+    """The tokens of all views of a clip in one row."""
+    return rearrange(tokens, "(b v) n d -> b (v n) d", v=num_views)
+
+
 def bank_of(
     blocks: dict[int, Float[Tensor, "bv n d"]], order: tuple[int, ...], num_views: int
 ) -> FeatureBank:
     """The states of some blocks of a video network, the views of a clip side by side."""
-    return FeatureBank(
-        tuple(rearrange(blocks[block], "(b v) n d -> b (v n) d", v=num_views) for block in order)
-    )
+    return FeatureBank(tuple(side_by_side(blocks[block], num_views) for block in order))
