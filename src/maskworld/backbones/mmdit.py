@@ -132,15 +132,16 @@ class MMDiT(nn.Module):
 
     def embed(self, z: Float[Tensor, "b t v c h w"]) -> Float[Tensor, "b t v n d"]:
         """Patches in raster order, their place already in them: tokens can be dropped now."""
-        b, t, v = z.shape[:3]
         patches = self.patch_in(z.flatten(0, 2))
-        gh, gw = patches.shape[-2:]
+        x = patches.flatten(2).mT + self.places(*patches.shape[-2:]).to(patches.dtype)
+        return x.unflatten(0, z.shape[:3])
+
+    def places(self, gh: int, gw: int) -> Float[Tensor, "n d"]:
+        """Positions of a grid of patches: the middle of the table."""
         size = self.config.position_grid
         table = self.positions.view(size, size, -1)
         top, left = (size - gh) // 2, (size - gw) // 2
-        places = table[top : top + gh, left : left + gw].flatten(0, 1)
-        x = patches.flatten(2).mT + places.to(patches.dtype)
-        return x.unflatten(0, (b, t, v))
+        return table[top : top + gh, left : left + gw].flatten(0, 1)
 
     def condition(
         self, t: Float[Tensor, "b t"], pooled: Float[Tensor, "b p"] | None = None
