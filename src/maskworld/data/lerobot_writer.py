@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from einops import rearrange
@@ -46,6 +46,8 @@ class LeRobotWriter:
         views: names of the cameras; stored as features "observation.images.<view>".
         action_names: one name per action channel, None = episodes have no actions.
         label_names: class names of the label maps, None = episodes have no labels.
+        timing: what an action row is: the step into its frame, or the step from it (LeRobot's
+            own, for robots).
         codec: "auto", "png" (lossless, in parquet), or a video codec: "av1", "h264",
             "h264-lossless". "auto" takes png up to 160x128 pixels, where lossy 4:2:0 video erases
             small things, else AV1, or h264 where this PyAV has no AV1 encoder.
@@ -65,6 +67,7 @@ class LeRobotWriter:
         views: Sequence[str] = ("front",),
         action_names: Sequence[str] | None = None,
         label_names: Sequence[str] | None = None,
+        timing: Literal["into_frame", "from_frame"] = "into_frame",
         codec: str = "auto",
         robot_type: str | None = None,
         append: bool = False,
@@ -77,7 +80,8 @@ class LeRobotWriter:
         self.root, self.fps, self.size, self.views = Path(root), fps, size, list(views)
         self.action_names = None if action_names is None else list(action_names)
         self.label_names = None if label_names is None else list(label_names)
-        self.codec, self.robot_type = choose_codec(codec, size), robot_type
+        self.timing, self.robot_type = timing, robot_type
+        self.codec = choose_codec(codec, size)
         self.append, self.overwrite = append, overwrite
         self._limits = (data_file_mb * 2**20, video_file_mb * 2**20)
         self._extra: dict[str, dict[str, Any]] | None = None
@@ -138,7 +142,7 @@ class LeRobotWriter:
 
         Args:
             frames: RGB of every view.
-            actions: row t is the step into frame t.
+            actions: row t is the step into frame t, or from it (`timing`).
             labels: class per pixel, `v t h w`.
             caption: becomes the LeRobot task of the episode.
             segments: half-open frame ranges without a scene cut, None = no cut.
@@ -207,7 +211,8 @@ class LeRobotWriter:
         if self.action_names is not None:
             shape = [len(self.action_names)]
             features["action"] = {"dtype": "float32", "shape": shape, "names": self.action_names}
-            features["action"]["info"] = {"timing": schema.STEP_INTO_FRAME}
+            if self.timing == schema.STEP_INTO_FRAME:
+                features["action"]["info"] = {"timing": self.timing}
         return features | (self._extra or {}) | schema.INDEX_FEATURES
 
     def _video_info(self) -> dict[str, Any]:
