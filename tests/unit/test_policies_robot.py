@@ -17,9 +17,12 @@ from maskworld.policies.robot_chunk_net import (
     fit_chunk_net,
     read_demonstrations,
 )
+from maskworld.policies.robot_noise import draws_by_row
 from maskworld.types import Batch, ControlBatch, Observation
 
 SPEC = ControlSpec(("front", "wrist"), (16, 16), 2, (-1.0, -1.0), (1.0, 1.0), fps=20)
+NONE = torch.Generator()
+"""For networks that draw nothing."""
 
 
 @dataclass
@@ -30,10 +33,10 @@ class Echo:
     chunk: int = 4
     shown: list[list[list[int]]] = field(default_factory=list)
 
-    def act_chunk(self, batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
+    def act_chunk(self, batch: Batch, generator: torch.Generator) -> Tensor:
         assert batch.frames is not None
         self.shown.append(batch.frames[:, 0, :, 0, 0, 0].tolist())
-        drawn = torch.stack([torch.randn(self.chunk, 2, generator=g) for g in generators])
+        drawn = torch.randn((len(batch), self.chunk, 2), generator=generator)
         steps = torch.arange(self.chunk)[None, :, None] * 0.1
         return steps + self.noise * drawn
 
@@ -119,6 +122,24 @@ def test_an_episode_acts_the_same_alone_and_beside_others() -> None:
     assert np.abs(alone[0] - alone[1]).max() > 0.01
 
 
+def test_draws_by_row_share_out_views_and_refuse_what_they_cannot() -> None:
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+
+    with draws_by_row(generators()) as shared:
+        found = torch.randn(4, 3, generator=shared), torch.rand((2, 3), generator=shared)
+        own = torch.randn(2, generator=torch.Generator().manual_seed(7))
+    for row, alone in enumerate(generators()):
+        torch.testing.assert_close(found[0][2 * row :][:2], torch.randn(2, 3, generator=alone))
+        torch.testing.assert_close(found[1][row], torch.rand(1, 3, generator=alone)[0])
+    torch.testing.assert_close(own, torch.randn(2, generator=torch.Generator().manual_seed(7)))
+    with draws_by_row(generators()) as shared:
+        with pytest.raises(ValueError, match="multiple of 2"):
+            torch.randn(3, 3, generator=shared)
+        with pytest.raises(ValueError, match="randint"):
+            torch.randint(4, (2,), generator=shared)
+
+
 def test_an_observation_that_does_not_fit_is_refused_by_what_is_wrong() -> None:
     policy = ChunkPolicy(Echo(), SPEC, memory=MemoryPick(1, "every"), exec_steps=2)
     for wrong, words in (
@@ -176,7 +197,7 @@ def test_a_seeing_net_learns_what_a_blind_one_cannot() -> None:
     for views in (0, 1):
         config = replace(shape, num_views=views)
         net = fit_chunk_net(train, config, torch.Generator().manual_seed(0), num_steps=80)
-        found = net.act_chunk(test.batch(torch.arange(128)), [])
+        found = net.act_chunk(test.batch(torch.arange(128)), NONE)
         assert test.control.actions is not None
         errors[views] = float((found[:, 0] - test.control.actions[:, 0]).abs().mean())
     assert errors[1] < 0.5 * errors[0]
@@ -195,12 +216,12 @@ def test_one_seed_gives_one_net_and_augmenting_is_seen() -> None:
 
     batch = data.batch(torch.arange(4))
     torch.testing.assert_close(
-        fit().act_chunk(batch, []), fit().act_chunk(batch, []), rtol=0, atol=0
+        fit().act_chunk(batch, NONE), fit().act_chunk(batch, NONE), rtol=0, atol=0
     )
     dark = fit(lambda frames, generator: frames // 2)
-    assert not torch.equal(dark.act_chunk(batch, []), fit().act_chunk(batch, []))
+    assert not torch.equal(dark.act_chunk(batch, NONE), fit().act_chunk(batch, NONE))
     with pytest.raises(ValueError, match="'fly'"):
-        fit().act_chunk(replace(batch, captions=["fly"] * 4), [])
+        fit().act_chunk(replace(batch, captions=["fly"] * 4), NONE)
 
 
 @dataclass

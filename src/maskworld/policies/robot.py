@@ -21,6 +21,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskworld.data.control import MemoryPick
+from maskworld.data.control_statistics import ControlStatistics
+from maskworld.policies.robot_noise import draws_by_row
 from maskworld.types import Batch, ControlBatch, Observation
 
 
@@ -28,12 +30,10 @@ from maskworld.types import Batch, ControlBatch, Observation
 class ChunkModel(Protocol):
     """Predicts the next actions, several at once."""
 
-    def act_chunk(
-        self, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Float[Tensor, "b l a"]:
+    def act_chunk(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b l a"]:
         """Actions in the data's units from the remembered frames (the last is now), the state and
-        the captions of a batch. Row i draws from `generators[i]` alone, so that an episode's
-        actions do not depend on the episodes beside it."""
+        the captions of a batch. Noise has the rows of the batch as its first axis; see
+        `draws_by_row`."""
         ...
 
 
@@ -59,6 +59,28 @@ class ControlSpec:
             )
         if not all(low < high for low, high in zip(self.low, self.high)):
             raise ValueError(f"Expected low < high, found {self.low} and {self.high}.")
+
+    @staticmethod
+    def of(
+        statistics: ControlStatistics,
+        frame_size: tuple[int, int],
+        low: Sequence[float | int],
+        high: Sequence[float | int],
+    ) -> ControlSpec:
+        """That of a model trained on data with these statistics, for a world with this range.
+
+        Raises:
+            ValueError: a range of another width than the data's actions.
+        """
+        if len(low) != statistics.action_dim:
+            raise ValueError(
+                f"Expected a range of {statistics.action_dim} numbers, as the actions of the "
+                f"training data, found {len(low)}: choose the world that the data was recorded in."
+            )
+        views = tuple(statistics.views)
+        return ControlSpec(
+            views, frame_size, statistics.state_dim, tuple(low), tuple(high), statistics.fps
+        )
 
     @property
     def action_dim(self) -> int:
@@ -161,12 +183,14 @@ class ChunkPolicy:
 
     def describe(self) -> dict[str, Any]:
         """What a score of this policy depends on, for the protocol and for clients."""
+        of_model: dict[str, Any] = getattr(self.model, "describe", dict)()
         return {
             **asdict(self.spec),
             "action_dim": self.spec.action_dim,
             "exec_steps": self.exec_steps,
             "memory": asdict(self.memory),
             "policy_seed": self.seed,
+            **of_model,
         }
 
     def _sense(self, observation: Observation) -> None:
@@ -250,8 +274,9 @@ def _ask(group: Sequence[tuple[ChunkPolicy, Observation]]) -> None:
         captions=list(captions),
         fps=torch.full((len(group),), first.spec.fps / first.frame_stride),
     ).to(first.device)
-    with torch.no_grad():
-        chunks = first.model.act_chunk(batch, [policy._noise for policy, _ in group])
+    noise = [policy._noise for policy, _ in group]
+    with torch.no_grad(), draws_by_row(noise) as generator:
+        chunks = first.model.act_chunk(batch, generator)
     if len(chunks) != len(group):
         raise ValueError(f"Expected {len(group)} chunks, found {len(chunks)}.")
     for (policy, _), chunk in zip(group, chunks.float().cpu().numpy(), strict=True):

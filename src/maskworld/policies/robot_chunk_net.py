@@ -126,11 +126,9 @@ class ChunkNet(nn.Module):
         flat = self.head(torch.cat(inputs, dim=-1))
         return rearrange(flat, "b (l a) -> b l a", a=config.action_dim)
 
-    def act_chunk(
-        self, batch: Batch, generators: Sequence[torch.Generator]
-    ) -> Float[Tensor, "b l a"]:
+    def act_chunk(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b l a"]:
         """Actions in the data's units; nothing is drawn."""
-        del generators
+        del generator
         with torch.no_grad():
             return self(batch) * self.action_std + self.action_mean
 
