@@ -344,17 +344,15 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
             guess = self._inverse(self.clips.target_frames(batch), batch.labels, control.state)
             return flow_matching_loss(guess, u0, ~is_real)
         eps = torch.randn(u0.shape, generator=generator, device=generator.device).to(u0)
-        bank = self._training_bank(batch, generator)
         if config.action_objective == "score":
             sigma = config.score.sample(len(u0), generator).to(u0)
             z = (u0 + sigma[:, None, None] * eps) / (1 + sigma[:, None, None])
             t = score_matching.time_of(sigma)[:, None].expand(u0.shape[:2])
-            return score_matching.score_matching_loss(
-                self.run_action(z, t, bank, control), eps, sigma, ~is_real
-            )
+            output = self.run_action(z, t, self._training_bank(batch, generator), control)
+            return score_matching.score_matching_loss(output, eps, sigma, ~is_real)
         t = config.action_times.sample(len(u0), 1, u0.shape[1], generator).to(u0)
         noisy = add_noise(u0, eps, t)
-        velocity = self.run_action(noisy.z, noisy.t, bank, control)
+        velocity = self.run_action(noisy.z, noisy.t, self._training_bank(batch, generator), control)
         return flow_matching_loss(velocity, noisy.target, ~is_real)
 
     def _training_bank(self, batch: Batch, generator: torch.Generator) -> FeatureBank | None:
