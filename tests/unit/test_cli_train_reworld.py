@@ -12,9 +12,9 @@ import torch
 from cli_material import save_micro_model, write_clip
 from reworld_material import moving_drives
 
-from maskworld.cli import reworld_data, reworld_training
+from maskworld.cli import reworld_data, reworld_mining, reworld_training
 from maskworld.cli.main import main
-from maskworld.cli.reworld_training import choose_stages
+from maskworld.cli.reworld_stages import choose_stages
 from maskworld.cli.train import TrainOptions
 from maskworld.data.dataset import ClipDataset
 from maskworld.data.sources.lerobot_plans import LeRobotDrives
@@ -43,6 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collect_drive(
         folder / "brief", num_worlds=1, episodes_per_world=1, num_frames=24, size=(24, 36)
     )
+    write_poses(folder / "poses")
     write_clip(folder / "clips" / "a.mp4", 24)
     write_clip(folder / "short" / "a.mp4", 12)
     write_clip(folder / "nan" / "a.mp4", 24)
@@ -73,6 +74,17 @@ def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(place: Path, out: Path, *words: str) -> int:
     found = [str(place / word) if (place / word).exists() else word for word in words]
     return main(["train", *found, "--out", str(out)])
+
+
+def write_poses(folder: Path) -> None:
+    """A drive of someone else's: it knows where the car was, not what stood around it."""
+    from maskworld.data.lerobot import LeRobotWriter
+
+    ego = np.zeros((44, 4), np.float32)
+    ego[:, 0], ego[:, 3] = np.arange(44), 5.0
+    frames = np.random.default_rng(0).integers(0, 256, (1, 44, 3, 24, 36)).astype(np.uint8)
+    with LeRobotWriter(folder, fps=5, size=(24, 36)) as writer:
+        writer.add_episode(frames=frames, caption="a drive", extra={"ego": ego})
 
 
 def write_pool(place: Path, path: Path, *, prefix: str = "", shift: float = 0.0) -> Path:
@@ -171,6 +183,85 @@ def test_a_learnt_tokenizer_is_measured_after_its_stage_and_resumed(
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def test_negatives_are_mined_while_training_and_resumed_bit_for_bit(
+    trained: Path,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(reworld_mining, "FIT_STEPS", 5)
+    words = ["reworld-tiny", "--data", "drives", "--start-at", "joint", "--steps", "4"]
+    words += ["--batch-size", "4", "--frame-size", "24", "36", "--sample-every", "0"]
+    words += ["--init", f"{trained}/model", "--save-every", "2", "--mine-online"]
+    words += ["--mining-every", "2", "--num-candidates", "6", "--noise-scale", "1.0"]
+    assert run(place, tmp_path / "run", *words) == 0, capsys.readouterr().err
+    assert "Hard negatives in" in capsys.readouterr().out
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < row["mining/share_with_negative"] <= 1
+    assert 0 < row["mining/scenes_mined"] <= 16
+    assert row["loss/repulsion"] < 0
+    assert (tmp_path / "run" / "generator" / "config.json").is_file()
+
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    checkpoints = list_checkpoints(tmp_path / "again" / "checkpoints")
+    assert [step for step, _ in checkpoints] == [2, 4]
+    shutil.rmtree(checkpoints[-1][1])
+    shutil.rmtree(tmp_path / "again" / "model")
+    assert run(place, tmp_path / "again", *words, "--resume") == 0, capsys.readouterr().err
+    straight, resumed = (
+        read_safetensors(tmp_path / name / "model" / "model.safetensors")
+        for name in ("run", "again")
+    )
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert run(place, tmp_path / "again", *words, "--resume", "--threshold", "0.5") == 2
+    assert "threshold" in capsys.readouterr().err
+
+
+def test_a_planner_may_propose_its_own_negatives(
+    trained: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["reworld-tiny", "--data", "drives", "--stages", "joint", "--steps", "2"]
+    words += ["--batch-size", "2", "--frame-size", "24", "36", "--sample-every", "0"]
+    words += ["--init", f"{trained}/model", "--mine-online", "--generator", "planner"]
+    words += ["--num-candidates", "4", "--threshold", "1.01"]  # whatever it plans is unsafe
+    assert run(place, tmp_path / "run", *words) == 0, capsys.readouterr().err
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["mining/share_with_negative"] == 1
+    assert not (tmp_path / "run" / "generator").exists()
+
+
+def test_a_pool_mined_from_the_same_data_trains_the_planner(
+    trained: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = ["data", "mine", "--out", str(tmp_path / "pool"), "--data", str(place / "drives")]
+    mine += ["--num-candidates", "4", "--dim", "16", "--fit-steps", "5", "--noise-scale", "1.0"]
+    assert main(mine) == 0, capsys.readouterr().err
+    words = ["reworld-tiny", "--data", "drives", "--stages", "joint", "--steps", "1"]
+    words += ["--batch-size", "4", "--frame-size", "24", "36", "--sample-every", "0"]
+    words += ["--init", f"{trained}/model", "--pool", str(tmp_path / "pool"), "--threshold", "2"]
+    assert run(place, tmp_path / "run", *words) == 0, capsys.readouterr().err
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["loss/repulsion"] < 0
+    assert "not in the pool" not in capsys.readouterr().err
+    assert main([*mine, "--overwrite", "--held-out", "0", "3"]) == 2
+    assert "held-out" in capsys.readouterr().err
+
+
+def test_stage_standard_trains_both_towers_at_once(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, "--data", "drives", "--stages", "standard", "--sample-every", "0"]
+    assert run(place, tmp_path / "run", *words) == 0, capsys.readouterr().err
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    found = {row["stage"]: row for row in map(json.loads, lines)}
+    assert set(found) == {"tokenizer", "standard"}
+    losses = {name for name in found["standard"] if name.startswith("loss/")}
+    assert losses == {"loss/velocity", "loss/action_velocity"}  # Eq. 5 and nothing else
+    system = load_reworld(tmp_path / "run" / "model").system
+    assert bool(system.normaliser.statistics.is_fitted)
+
+
 def test_a_curriculum_cuts_windows_of_its_own_for_every_stage(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +307,7 @@ def test_stages_are_chosen_by_name_kind_or_first() -> None:
     assert names(stages=("action", "video-1"), init="m") == ["video-1", "action"]
     assert names(start_at="action", init="m") == ["action", "joint"]
     assert names(start_at="video-2", init="m") == ["video-2", "action", "joint"]
+    assert names(stages=("standard",)) == ["standard"]
 
 
 def test_clips_tell_their_plan_at_the_last_past_frame(place: Path) -> None:
@@ -260,8 +352,15 @@ def test_ghosts_are_no_experts(place: Path) -> None:
         ("reworld-tiny --data drives --num-frames 16", "8k + 1"),
         ("reworld-tiny --data drives --num-frames 9", "fewer past frames"),
         ("reworld-tiny --data drives --tokenizer nothing", "no --tokenizer"),
-        ("reworld-tiny --data drives --video-weights nothing", "LTX-Video weights"),
+        ("reworld-tiny --data drives --video-weights nothing", "LTX-Video"),
         ("reworld-tiny --data drives --pool nothing", "data mine"),
+        ("reworld-tiny --data drives --stages standard video", "standard alone"),
+        ("reworld-tiny --data drives --mine-online --pool nothing", "data mine"),
+        ("reworld-tiny --data poses --mine-online", "--mining-scenes"),
+        ("reworld-tiny --data drives --mine-online --mining-scenes nothing", "scene file"),
+        ("reworld-tiny --data drives --mine-online --generator nothing", "config.json"),
+        ("reworld-tiny --data drives --mine-online --mining-every 0", "at least 1"),
+        ("worlddreamer-tiny --data clips --mine-online", "ReWorld only"),
         ("reworld-tiny --data drives --init worlddreamer", "a model of reworld"),
         ("reworld-tiny --data drives --init nothing", "config.json"),
         ("reworld-paper --data drives", "--tokenizer"),

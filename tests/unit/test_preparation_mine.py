@@ -367,7 +367,7 @@ def test_online_scenes_are_opened_once_and_negatives_kept_as_long_as_asked(
 ) -> None:
     batch = collate([toy_clip(0), toy_clip(1)])
     candidates = Drawn()
-    miner = OnlineMiner(candidates, scenes, num_candidates=4, max_age=2)
+    miner = OnlineMiner(candidates, scenes, num_candidates=4, mine_every=2)
     generator = torch.Generator().manual_seed(0)
     found = [miner.with_negatives(batch, generator).plan for _ in range(4)]
     kept = [plan.negative for plan in found if plan is not None and plan.negative is not None]
@@ -388,6 +388,8 @@ def test_online_scenes_are_opened_once_and_negatives_kept_as_long_as_asked(
 
 def test_a_planner_can_propose_for_itself(scenes: SceneFiles) -> None:
     class Straight:
+        device = torch.device("cpu")
+
         def plan(self, batch: Batch, generator: torch.Generator, *, num_plans: int) -> torch.Tensor:
             assert batch.plan is not None
             rows = [

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 if TYPE_CHECKING:
+    from maskworld.data.dataset import SelectedClips
     from maskworld.policies.trajectory_flow import TrajectoryFlow, TrajectoryFlowConfig
     from maskworld.preparation.mine import MiningReport
+    from maskworld.preparation.mining_scenes import MiningScenes
     from maskworld.types import Clip
 
 GENERATOR = "generator"
 """Folder in --out of a generator that was trained here."""
+SIZE = (64, 96)
+"""Frames that a generator may look at, before it averages them down."""
 Worlds = tyro.conf.arg(metavar="FIRST LAST")
 
 
@@ -25,9 +29,11 @@ class Mine:
     them. DIR/pool.safetensors keeps all candidates with all scores, so that threshold and metric
     are chosen later, in training (ReWorld, section 3.5). Finished shards are kept if interrupted.
 
+    Give the data that the planner is trained on, or worlds of its own to mine clips in memory.
     Moments are named by the clips' settings: give those that the planner is trained with.
 
     Examples:
+      maskworld data mine --out pool --data drives/ --workers 8
       maskworld data mine --out pool --worlds 0 47 --workers 8
       maskworld data mine --out pool --worlds 0 47 --workers 8 --resume
       maskworld data mine --out other --worlds 0 47 --generator pool/generator --noise-scale 0.3
@@ -35,6 +41,13 @@ class Mine:
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The folder of the pool."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = ()
+    """Mine every moment of these drives, as `maskworld train --data` reads them: of `maskworld data
+    collect`, or any with --mining-scenes. Without it clips of --worlds are made in memory."""
+    mining_scenes: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = (
+        None
+    )
+    """Map and traffic of every moment of --data, as DIR/TOKEN.json (docs/pdms.md)."""
     worlds: Annotated[tuple[int, int], Worlds] = (0, 19)
     """Training worlds, both ends included; never those of validation or test."""
     held_out: Annotated[tuple[int, int] | None, Worlds] = None
@@ -84,7 +97,6 @@ def run_mine(options: Mine) -> int:
         ValueError: worlds that make no range or are held out, a generator that does not fit, a pool
             of another run at --out.
     """
-    worlds = _range(options.worlds, "--worlds")
     # Heavy imports only now: --help stays quick.
     from maskworld.cli.data_commands import _progress
     from maskworld.preparation.candidates import FlowCandidates
@@ -93,22 +105,26 @@ def run_mine(options: Mine) -> int:
 
     refuse_existing(options.out, options.resume, options.overwrite)
     held_out = set[str]()
+    datasets, scenes = _open_data(options)
+    worlds = _worlds_of(options, scenes)
     if options.held_out is not None:
         kept = _range(options.held_out, "--held-out")
-        both = sorted(set(worlds) & set(kept))
+        both = sorted(worlds & set(kept))
         if both:
             raise ValueError(
-                f"Expected training worlds only, found held-out ones among --worlds: {both[0]} to "
-                f"{both[-1]}. Negatives are mined in training worlds alone: narrow --worlds."
+                f"Expected training worlds only, found held-out ones among "
+                f"{'--data' if options.data else '--worlds'}: {both[0]} to {both[-1]}. Negatives "
+                "are mined in training worlds alone: leave those out."
             )
         held_out = held_out_worlds(kept)
     try:
-        clips, flow = _clips_and_generator(options, worlds)
+        clips, flow = _clips_and_generator(options, datasets)
         with _progress("scenes") as progress:
             report = mine(
                 clips,
                 FlowCandidates(flow, options.cfg_scale, options.noise_scale),
                 options.out,
+                scenes=scenes,
                 held_out=held_out,
                 num_candidates=options.num_candidates,
                 seed=options.seed,
@@ -150,13 +166,50 @@ def describe(report: MiningReport, threshold: float, metric: str) -> str:
     return "\n".join(lines)
 
 
-def _clips_and_generator(options: Mine, worlds: range) -> tuple[list[Clip], TrajectoryFlow]:
+def _open_data(options: Mine) -> tuple[list[SelectedClips], MiningScenes | None]:
+    """Every moment of --data that an expert drove, and where its scene is opened; nothing and None
+    without data."""
+    import warnings
+
+    if not options.data:
+        if options.mining_scenes is not None:
+            warnings.warn("--mining-scenes has no effect without --data", stacklevel=3)
+        return [], None
+    from maskworld.cli.reworld_data import experts_of
+    from maskworld.cli.reworld_mining import scenes_of
+    from maskworld.recipes.open import drives_of, open_dataset, open_source
+
+    datasets = []
+    for path in options.data:
+        source = open_source(path)
+        if isinstance(source, list) or drives_of(source) is None:
+            raise ValueError(
+                f"Expected drives with the poses of the car in {path}, found none: candidates are "
+                "plans, give nuScenes, nuPlan, OpenScene or a LeRobot dataset with a column `ego`."
+            )
+        now = options.num_past - 1
+        opened: Any = open_dataset(source, options.num_past, SIZE, options.fps, plan_frame=now)
+        datasets.append(experts_of(opened))
+    return datasets, scenes_of(options.mining_scenes, datasets)
+
+
+def _worlds_of(options: Mine, scenes: MiningScenes | None) -> set[int]:
+    """The worlds that are mined; none are known of scene files."""
+    from maskworld.preparation.mining_scenes import CollectedDrives
+
+    if isinstance(scenes, CollectedDrives):
+        return {world for world, _, _ in scenes.episodes.values()}
+    return set() if scenes is not None else set(_range(options.worlds, "--worlds"))
+
+
+def _clips_and_generator(
+    options: Mine, datasets: list[SelectedClips]
+) -> tuple[list[Clip], TrajectoryFlow]:
     """Clips with as much of a picture as the generator looks at, and the generator, trained or
     opened."""
-    from dataclasses import replace
-
     from maskworld.nn.release import CONFIG_FILE
     from maskworld.policies.trajectory_flow import TrajectoryFlow, TrajectoryFlowConfig
+    from maskworld.preparation.candidates import check_sight
     from maskworld.preparation.planning_clips import collect_planning_clips
 
     kept = options.out / GENERATOR
@@ -173,32 +226,40 @@ def _clips_and_generator(options: Mine, worlds: range) -> tuple[list[Clip], Traj
                 f"Expected the generator of this run in {kept}, found one of other --dim or "
                 "--look: give the same ones, or pass --overwrite without --resume."
             )
-    if config.picture == "latents" or config.num_past > options.num_past:
-        raise ValueError(
-            f"Expected a generator that looks at no more than the {options.num_past} past frames, "
-            f"found one that looks at {config.num_past} past {config.picture}: train another one, "
-            "or mine with preparation.mine."
-        )
+    check_sight(config, options.num_past)
+    seen = slice(options.num_past - config.num_past, options.num_past)
+    if datasets:
+        clips = [
+            _seen(each.get(number, number), seen)
+            for each in datasets
+            for number in range(len(each))
+        ]
+        return clips, flow or _train(options, config, clips)
     clips = collect_planning_clips(
-        worlds,
+        _range(options.worlds, "--worlds"),
         options.clips_per_world,
         num_past=options.num_past,
         num_future=options.num_future,
-        size=(64, 96) if config.picture == "frame" else (16, 24),
+        size=SIZE if config.picture == "frame" else (16, 24),
         fps=options.fps,
         num_steps=options.num_steps,
         seed=options.seed,
         num_workers=options.num_workers,
     )
-    seen = slice(options.num_past - config.num_past, options.num_past)
     clips = [
-        replace(clip, frames=None if clip.frames is None else clip.frames[:, seen], actions=None)
+        _seen(clip, seen)
         for clip in clips
         if clip.plan is not None and clip.plan.trajectory is not None
     ]
-    if flow is None:
-        flow = _train(options, config, clips)
-    return clips, flow
+    return clips, flow or _train(options, config, clips)
+
+
+def _seen(clip: Clip, frames: slice) -> Clip:
+    """As much of a clip as the generator looks at."""
+    from dataclasses import replace
+
+    pixels = None if clip.frames is None else clip.frames[:1, frames].clone()
+    return replace(clip, frames=pixels, labels=None, actions=None)
 
 
 def _train(options: Mine, config: TrajectoryFlowConfig, clips: list[Clip]) -> TrajectoryFlow:

@@ -79,7 +79,7 @@ def open_reworld_data(
     """Every source, with plans where it knows them. Planning stages read past frames only."""
     processes = processes_from_environment()
     stride = recipe.clip_stride if options.clip_stride is None else options.clip_stride
-    pool = None if options.pool is None else load_negatives(options.pool)
+    pool = None if options.pool is None else load_negatives(options)
 
     def open_one(source: Source | list[str], windows: Windows) -> Any:
         def opened(plan_frame: int | None) -> Any:
@@ -186,9 +186,9 @@ class Negatives:
     Scenes that were not mined have none.
     """
 
-    def __init__(self, pool: NegativePool, path: Path) -> None:
+    def __init__(self, pool: NegativePool, path: Path, threshold: float, metric: str) -> None:
         self._pool, self._path = pool, path
-        self._negatives, self._has_negative = pool.negatives()
+        self._negatives, self._has_negative = pool.negatives(threshold, metric)
 
     def __call__(self, clip: Clip, generator: torch.Generator) -> Clip:
         if clip.plan is None or clip.plan.trajectory is None:
@@ -232,12 +232,15 @@ class Negatives:
             warnings.warn(f"no scene of {name} has a hard negative in the pool", stacklevel=3)
 
 
-def load_negatives(path: Path) -> Negatives:
-    """A pool of `maskworld data mine`.
+def load_negatives(options: TrainOptions) -> Negatives:
+    """A pool of `maskworld data mine`, and what counts as unsafe.
 
     Raises:
         ValueError: none there, damaged, or another file.
     """
-    from maskworld.preparation.mining_pool import NegativePool
+    from maskworld.preparation.mining_pool import METRIC, THRESHOLD, NegativePool
 
-    return Negatives(NegativePool.load(path), path)
+    assert options.pool is not None
+    threshold = THRESHOLD if options.threshold is None else options.threshold
+    pool = NegativePool.load(options.pool)
+    return Negatives(pool, options.pool, threshold, options.metric or METRIC)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from maskworld.cli.errors import nearest
 from maskworld.cli.reworld_data import (
     NEEDS_EXPERTS,
     NeededPlans,
@@ -21,11 +20,16 @@ from maskworld.cli.reworld_data import (
     fit_reworld_config,
     open_reworld_data,
 )
+from maskworld.cli.reworld_mining import ONLINE_ONLY, OnlineMining, check_mining_options
+from maskworld.cli.reworld_stages import choose_stages, stages_with_settings
 from maskworld.cli.stage_data import StageData, describe
 from maskworld.cli.train import TrainOptions
-from maskworld.cli.training import check_run, clean_run_folder, shortened, with_settings
+from maskworld.cli.training import (
+    check_run,
+    clean_run_folder,
+    write_sample,
+)
 from maskworld.data.sources.tokens import TokenSource
-from maskworld.data.video_files import write_video
 from maskworld.nn.config_io import config_to_json
 from maskworld.nn.weights_io import load_state_tensors, state_tensors
 from maskworld.recipes.open import Source, load_reworld, open_source, save_release
@@ -35,7 +39,6 @@ from maskworld.systems.reworld import ReWorld, ReWorldConfig
 from maskworld.tokenizers.causal_patch import CausalPatchTokenizer
 from maskworld.tokenizers.causal_vae import CausalVAE
 from maskworld.tokenizers.latent import PretrainedVideoVAEConfig, encode_views
-from maskworld.tokenizers.video_frames import check_clip_shape
 from maskworld.training.checkpoint import list_checkpoints, read_state
 from maskworld.training.config import Stage
 from maskworld.training.distributed import derive_seed, processes_from_environment
@@ -54,9 +57,11 @@ def run_reworld_training(options: TrainOptions, recipe: ReWorldRecipe) -> None:
     sources = [open_source(path) for path in options.data]
     _check_sources(sources, options.data)
     config, initial, sampling = _config(options, recipe, sources)
-    stages = _with_settings(options, chosen, config)
+    stages = stages_with_settings(options, chosen, config)
     data = open_reworld_data(options, recipe, config, sources)
-    plans = _check_plans(options, stages, data)
+    is_mining = check_mining_options(options, stages)
+    plans = _check_plans(stages, data)
+    mining = _mining(options, stages, data, config) if is_mining else None
     system = _build_system(options, config, initial, is_resumed=has_checkpoint)
     processes = processes_from_environment()
     if processes.is_main:
@@ -68,7 +73,7 @@ def run_reworld_training(options: TrainOptions, recipe: ReWorldRecipe) -> None:
         result = train(
             system,
             stages,
-            _Batches(system, data, options),
+            _Batches(system, data, options, mining),
             options.out,
             seed=options.seed,
             device=options.device,
@@ -88,84 +93,8 @@ def run_reworld_training(options: TrainOptions, recipe: ReWorldRecipe) -> None:
         )
         if any(stage.name in NEEDS_EXPERTS for stage in stages):
             print(f"Plan:      maskworld plan {model} --scene SCENE.json --video PAST")
-
-
-# ---------------------------------------------------------------------------------------- stages
-
-
-def choose_stages(options: TrainOptions, recipe: ReWorldRecipe) -> list[Stage]:
-    """The recipe's stages that the user asks for, in the recipe's order, all by default.
-
-    "video" names all rows of the video's curriculum. The tokenizer's stage is left out with --init.
-
-    Raises:
-        ValueError: unknown names, both ways of asking, or a stage whose forerunners nobody trains.
-    """
-    rows = [stage for stage in recipe.stages if stage.name != "tokenizer"]
-    names = list(dict.fromkeys([_kind(s) for s in rows] + [s.name for s in rows]))
-    asked = [*options.stages, *([options.start_at] if options.start_at else [])]
-    for name in asked:
-        if name not in names:
-            raise ValueError(
-                f"Expected a stage of {', '.join(names)} for {recipe.name}, found {name!r}."
-                f"{nearest(name, names)}"
-            )
-    if options.stages and options.start_at:
-        raise ValueError("Expected --stages or --start-at, found both: --stages says it all.")
-    chosen = rows
-    if options.stages:
-        chosen = [s for s in rows if s.name in options.stages or _kind(s) in options.stages]
-    elif options.start_at:
-        start = next(i for i, s in enumerate(rows) if options.start_at in (s.name, _kind(s)))
-        chosen = rows[start:]
-    missing = [row.name for row in rows[: rows.index(chosen[-1])] if row not in chosen]
-    if missing and options.init is None:
-        raise ValueError(
-            f"Expected a trained model to begin stage {chosen[0].name} with, as {missing[0]} is "
-            "not trained in this run: pass --init RUN/model, or train that stage too."
-        )
-    tokenizer = [s for s in recipe.stages if s.name == "tokenizer" and options.init is None]
-    return [*tokenizer, *chosen]
-
-
-def _kind(stage: Stage) -> str:
-    return stage.name.split("-")[0]
-
-
-def _with_settings(
-    options: TrainOptions, stages: Sequence[Stage], config: ReWorldConfig
-) -> list[Stage]:
-    """The stages with the user's settings; their windows suit the tokenizer."""
-    if options.tokenizer_steps is not None and all(s.name != "tokenizer" for s in stages):
-        warnings.warn("--tokenizer-steps has no effect: no tokenizer is trained", stacklevel=2)
-    found = []
-    for stage in stages:
-        if stage.name == "tokenizer":
-            found.append(shortened(stage, options.tokenizer_steps))
-            continue
-        found.append(with_settings(options, stage))
-    for stage in found:
-        _check_window(config, stage.num_frames, stage.frame_size)
-    return found
-
-
-def _check_window(
-    config: ReWorldConfig, num_frames: int | None, size: tuple[int, int] | None
-) -> None:
-    """Raises ValueError for windows that the tokenizer cannot encode."""
-    tokenizer = config.tokenizer
-    height, width = size or config.frame_size
-    nearest_size = [
-        max(tokenizer.stride, round(side / tokenizer.stride) * tokenizer.stride)
-        for side in (height, width)
-    ]
-    if [height, width] != nearest_size:
-        raise ValueError(
-            f"Expected a frame size in multiples of {tokenizer.stride}, found {height} {width}: "
-            f"pass --frame-size {nearest_size[0]} {nearest_size[1]}."
-        )
-    frames = torch.empty(1, num_frames or config.num_frames, 3, height, width, device="meta")
-    check_clip_shape(frames, 3, tokenizer.stride, tokenizer.temporal_stride)
+        if mining is not None:
+            print(mining.describe())
 
 
 # ---------------------------------------------------------------------------------------- system
@@ -244,9 +173,8 @@ def _check_sources(sources: Sequence[Source | list[str]], names: Sequence[str]) 
             )
 
 
-def _check_plans(options: TrainOptions, stages: Sequence[Stage], data: StageData) -> NeededPlans:
+def _check_plans(stages: Sequence[Stage], data: StageData) -> NeededPlans:
     """Opens the data of all stages; the experts' plans where a stage needs them, with negatives."""
-    planning = [stage.name for stage in stages if stage.name in NEEDS_EXPERTS]
     for stage in stages:
         if not data.datasets_of(stage):
             raise ValueError(
@@ -254,15 +182,15 @@ def _check_plans(options: TrainOptions, stages: Sequence[Stage], data: StageData
                 "the car was: give nuScenes, nuPlan, OpenScene or a LeRobot dataset with a column "
                 "`ego` (x, y, heading), or train the video alone with --stages video."
             )
-    if options.pool is not None and "joint" not in planning:
-        warnings.warn("--pool has no effect without stage joint", stacklevel=3)
-    if "joint" in planning and options.pool is None:
-        warnings.warn(
-            "stage joint has no hard negatives, so it learns no repulsion (Eq. 18): mine them with "
-            "`maskworld data mine` and pass --pool",
-            stacklevel=3,
-        )
     return expert_plans(data, stages)
+
+
+def _mining(
+    options: TrainOptions, stages: Sequence[Stage], data: StageData, config: ReWorldConfig
+) -> OnlineMining:
+    joint = next(stage for stage in stages if stage.name == "joint")
+    experts: list[Any] = data.datasets_of(joint)
+    return OnlineMining(options, experts, config.num_past)
 
 
 def _fit(system: ReWorld, data: StageData, plans: NeededPlans, seed: int, *, is_new: bool) -> None:
@@ -280,11 +208,17 @@ def _fit(system: ReWorld, data: StageData, plans: NeededPlans, seed: int, *, is_
 
 
 class _Batches:
-    """Batches of a stage; before the first stage after a learnt tokenizer, its latents' mean and
-    deviation are measured."""
+    """Batches of a stage, with negatives that are mined as they come where asked for; before the
+    first stage after a learnt tokenizer, its latents' mean and deviation are measured."""
 
-    def __init__(self, system: ReWorld, data: StageData, options: TrainOptions) -> None:
-        self._system, self._data = system, data
+    def __init__(
+        self,
+        system: ReWorld,
+        data: StageData,
+        options: TrainOptions,
+        mining: OnlineMining | None,
+    ) -> None:
+        self._system, self._data, self._mining = system, data, mining
         # A checkpoint of a later stage brings its statistics with the weights.
         self._measures = not options.resume or _stage_of(options.out) in (None, "tokenizer")
 
@@ -298,7 +232,10 @@ class _Batches:
         ):
             frames = clips_of(self._data, FIT_CLIPS, "fit")
             tokenizer.fit_statistics(rearrange(frames, "b v t c h w -> (b v) t c h w"))
-        return self._data.batches(stage)
+        plain = self._data.batches(stage)
+        if stage.name != "joint" or self._mining is None:
+            return plain
+        return self._mining.batches(plain, self._system)
 
 
 def _stage_of(run: Path) -> str | None:
@@ -308,7 +245,7 @@ def _stage_of(run: Path) -> str | None:
 
 
 class _Sampler:
-    """Writes RUN/samples/step-N.mp4: real clips above, their dreamt futures below."""
+    """Draws and writes samples."""
 
     def __init__(self, options: TrainOptions, data: StageData, sampling: FlowSampling) -> None:
         self._options, self._data, self._sampling = options, data, sampling
@@ -329,10 +266,7 @@ class _Sampler:
             self._sampling,
             torch.Generator(system.device).manual_seed(self._options.seed),
         )
-        rows = torch.stack([batch.frames[:, 0].cpu(), dream.frames[:, 0].cpu()])
-        image = rearrange(rows, "rows b t c h w -> t (rows h) (b w) c").contiguous()
-        path = self._options.out / "samples" / f"step-{step:08d}.mp4"
-        write_video(path, image.numpy(), config.fps)
+        write_sample(self._options.out, step, batch.frames, dream.frames, config.fps)
 
 
 def _record(
@@ -351,6 +285,18 @@ def _record(
         "init": options.init,
         "video_weights": text(options.video_weights),
         "pool": text(options.pool),
+        "mining": _mining_record(options),
         "system_config": config_to_json(config),
         "sampling": config_to_json(sampling),
+    }
+
+
+def _mining_record(options: TrainOptions) -> dict[str, Any]:
+    """How negatives are found, where the user said so."""
+    names = ("mine_online", "threshold", "metric", *ONLINE_ONLY)
+    asked = {name: getattr(options, name) for name in names}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asked.items()
+        if value not in (None, False)
     }

@@ -26,6 +26,8 @@ class TrainOptions:
       maskworld train reworld-tiny --data nuscenes/ --pool pool/ --out run
       maskworld train reworld-tiny --data clips/ --stages video --out run
       maskworld train reworld-tiny --data nuscenes/ --start-at action --init run/model --out plans
+      maskworld train reworld-tiny --data drives/ --start-at joint --init run/model --mine-online
+      maskworld train reworld-tiny --data drives/ --stages standard --out rival
       torchrun --nproc-per-node 8 -m maskworld train worlddreamer-paper --tokenizer vqvae/ \\
         --data "web-{000..099}.tar" --out run
     """
@@ -57,13 +59,43 @@ class TrainOptions:
     stages: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="STAGE ...", help_behavior_hint="(default: all)")
     ] = ()
-    """Which of ReWorld's stages to train, in the recipe's order: video, action, joint. A tokenizer
-    that learns is always trained first, unless --init brings one."""
+    """Which of ReWorld's stages to train, in the recipe's order: video, action, joint; or standard
+    alone, which trains video and actions at once (Eq. 5). A tokenizer that learns is always trained
+    first, unless --init brings one."""
     start_at: Annotated[str | None, tyro.conf.arg(metavar="STAGE", help_behavior_hint="")] = None
     """The first of ReWorld's stages to train; those before it come from --init."""
     pool: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Scored candidates of the training scenes (`maskworld data mine`), from which stage joint
     takes its hard negatives."""
+    mine_online: bool = False
+    """Mine hard negatives while stage joint trains, instead of --pool: candidates of the scenes in
+    every batch, scored as they come. For drives of `maskworld data collect`, or --mining-scenes."""
+    mining_every: Count = None
+    """With --mine-online: batches for which a scene's negative is kept; default: 50."""
+    mining_scenes: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = (
+        None
+    )
+    """With --mine-online: map and traffic of every moment, as DIR/TOKEN.json (docs/pdms.md)."""
+    generator: Annotated[
+        str | None, tyro.conf.arg(metavar="DIR|planner", help_behavior_hint="")
+    ] = None
+    """With --mine-online, who proposes: a saved generator of trajectories, or the planner itself as
+    it is by then; default: a generator trained on the experts, kept in RUN/generator."""
+    num_candidates: Count = None
+    """With --mine-online: per scene; default: 64, as ReWorld."""
+    cfg_scale: Number = None
+    """With --mine-online: how far candidates follow what the generator sees, 0 = not, 1 = fully;
+    default: 0.5, as BeyondDrive."""
+    noise_scale: Number = None
+    """With --mine-online: spread of the noise that candidates start from; default: 0.4, as
+    BeyondDrive."""
+    threshold: Number = None
+    """A candidate that scores below is unsafe; default: 0.6, as ReWorld."""
+    metric: Annotated[
+        Literal["NC", "DAC", "EP", "TTC", "C", "DDC", "PDMS"] | None,
+        tyro.conf.arg(help_behavior_hint=""),
+    ] = None
+    """Which score that is; default: PDMS, as ReWorld."""
     steps: Count = None
     """Optimizer steps of each stage; default: the recipe's."""
     tokenizer_steps: Count = None

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from jaxtyping import UInt8
+from torch import Tensor
 
 from maskworld.cli.adapt import check_fits, check_frame_size, fit_config
 from maskworld.cli.inputs import check_writable
@@ -44,7 +46,21 @@ from maskworld.types import Batch
 
 FIT_FRAMES = 600
 """Frames that codes are fitted on: more patches than the fit takes."""
-REWORLD_OPTIONS = ("stages", "start_at", "pool", "video_weights")
+REWORLD_OPTIONS = (
+    "stages",
+    "start_at",
+    "pool",
+    "video_weights",
+    "mine_online",
+    "mining_every",
+    "mining_scenes",
+    "generator",
+    "num_candidates",
+    "cfg_scale",
+    "noise_scale",
+    "threshold",
+    "metric",
+)
 """Of `TrainOptions`."""
 
 
@@ -132,7 +148,7 @@ def clean_run_folder(out: Path) -> Iterator[None]:
 
 
 def _refuse_reworld_options(options: TrainOptions) -> None:
-    given = [name for name in REWORLD_OPTIONS if getattr(options, name)]
+    given = [name for name in REWORLD_OPTIONS if getattr(options, name) not in (None, (), False)]
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(
@@ -289,7 +305,7 @@ def shortened(stage: Stage, num_steps: int | None) -> Stage:
 def _sampler(
     options: TrainOptions, recipe: WorldDreamerRecipe, data: StageData, decoding: ParallelDecoding
 ) -> Any:
-    """Writes RUN/samples/step-N.mp4: real clips above, their dreamt futures below."""
+    """What draws and writes samples."""
     kept: list[Batch] = []
 
     def sample(system: WorldDreamer, step: int) -> None:
@@ -306,12 +322,22 @@ def _sampler(
         dream = predict(system, batch, recipe.num_context, decoding, generator).dream
         assert batch.frames is not None
         assert dream.frames is not None
-        rows = torch.stack([batch.frames[:, 0].cpu(), dream.frames[:, 0].cpu()])
-        image = rearrange(rows, "rows b t c h w -> t (rows h) (b w) c").contiguous()
-        path = options.out / "samples" / f"step-{step:08d}.mp4"
-        write_video(path, image.numpy(), system.config.fps)
+        write_sample(options.out, step, batch.frames, dream.frames, system.config.fps)
 
     return sample
+
+
+def write_sample(
+    out: Path,
+    step: int,
+    real: UInt8[Tensor, "b v t c h w"],
+    dreamt: UInt8[Tensor, "b v t c h w"],
+    fps: float,
+) -> None:
+    """Writes RUN/samples/step-N.mp4: real clips above, their dreamt futures below."""
+    rows = torch.stack([real[:, 0].cpu(), dreamt[:, 0].cpu()])
+    image = rearrange(rows, "rows b t c h w -> t (rows h) (b w) c").contiguous()
+    write_video(out / "samples" / f"step-{step:08d}.mp4", image.numpy(), fps)
 
 
 def _record(

@@ -184,7 +184,7 @@ def score_shard(job: ShardJob) -> ShardScores:
     opened = job.scenes.load(job.tokens)
     for token, expert, scene in zip(job.tokens, job.experts, opened, strict=True):
         if scene.expert is not None:
-            check_expert(token, expert, scene.expert)
+            check_expert(token, expert, scene.expert, scene.tolerance)
     for each in opened:
         each.pdm.road, each.pdm.line, each.pdm.tracks  # noqa: B018 (cached properties)
     times.append(time.process_time())

@@ -268,14 +268,17 @@ def fingerprint_of(tokens: Sequence[str], experts: Float[np.ndarray, "s l 3"]) -
 
 
 def check_expert(
-    token: str, found: Float[np.ndarray, "_ 3"], expected: Float[np.ndarray, "_ 3"]
+    token: str,
+    found: Float[np.ndarray, "_ 3"],
+    expected: Float[np.ndarray, "_ 3"],
+    tolerance: float = TOLERANCE,
 ) -> None:
     """Whether two sides mean the same moment.
 
     Raises:
-        ValueError: they differ by more than `TOLERANCE`.
+        ValueError: they differ by more than `tolerance`, metres and radians.
     """
-    if found.shape == expected.shape and np.abs(found - expected).max(initial=0) <= TOLERANCE:
+    if found.shape == expected.shape and np.abs(found - expected).max(initial=0) <= tolerance:
         return
     raise ValueError(
         f"Expected one expert of {token!r}, found another trajectory of the same "

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from maskworld.data.sources.lerobot_plans import LeRobotDrives
 from maskworld.metrics.pdms import NUM_STATES, PDMScene, read_scene
-from maskworld.preparation.collect import record_world, scenario_of
+from maskworld.preparation.collect import record_world, scenario_of, scene_stride
+from maskworld.preparation.mining_pool import TOLERANCE
 from maskworld.preparation.planning_clips import expert_waypoints
 from maskworld.worlds.drive.pdm_scene import PDMWorld
+
+BETWEEN_FRAMES = 0.1
+"""Metres and radians by which an expert's waypoints between the frames of a dataset may differ from
+its world's log. Ours."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class MiningScene:
     pdm: PDMScene
     expert: Float[np.ndarray, "8 3"] | None = None
     """What was driven, where the source knows: must agree with the clip's."""
+    tolerance: float = TOLERANCE
+    """Metres and radians by which it may differ."""
 
 
 @runtime_checkable
@@ -74,6 +82,80 @@ class DriveScenes:
             recorded, step = worlds[world_of(token)], step_of(token)
             found.append(MiningScene(recorded.at(step), expert_waypoints(recorded.scene, step)))
         return found
+
+
+@dataclass(frozen=True)
+class CollectedDrives:
+    """Moments of datasets that were collected in the driving world: their worlds are driven again.
+
+    Tokens are those of `LeRobotDrives`: `<dataset>, episode <number>, frame <number>`.
+    """
+
+    episodes: Mapping[str, tuple[int, int, int]]
+    """`<dataset>, episode <number>` -> world, step of its first frame, steps per frame."""
+
+    @classmethod
+    def of(cls, sources: Iterable[object]) -> CollectedDrives:
+        """The episodes of datasets.
+
+        Raises:
+            ValueError: a source that `maskworld data collect` has not made.
+        """
+        found: dict[str, tuple[int, int, int]] = {}
+        for source in sources:
+            if not isinstance(source, LeRobotDrives):
+                raise ValueError(_NO_SCENES.format(getattr(source, "name", "the data")))
+            stride = scene_stride(source.fps)
+            for number in range(len(source)):
+                drive = source.episode(number)
+                told = drive.attributes
+                if not {"world", "scenario", "start"} <= set(told):
+                    raise ValueError(_NO_SCENES.format(source.name))
+                world = int(told["world"])
+                if scenario_of(world) != told["scenario"]:
+                    raise ValueError(
+                        f"Expected world {world} to be of scenario {scenario_of(world)}, found "
+                        f"{told['scenario']} in {drive.poses.name}: the dataset is of another "
+                        "version of the driving world; collect it again."
+                    )
+                found[drive.poses.name] = (world, int(told["start"]), stride)
+        return cls(found)
+
+    @property
+    def name(self) -> str:
+        return "drives collected in the driving world"
+
+    def shards(self, tokens: Sequence[str]) -> list[list[str]]:
+        """By world, then by step."""
+        places = {token: self._place(token) for token in tokens}
+        worlds: dict[int, list[str]] = defaultdict(list)
+        for token in sorted(places, key=lambda token: (places[token][1], token)):
+            worlds[places[token][0]].append(token)
+        return [worlds[world] for world in sorted(worlds)]
+
+    def load(self, tokens: Sequence[str]) -> list[MiningScene]:
+        """As `DriveScenes`; a dataset's expert is read off frames, the world's off every step."""
+        places = [self._place(token) for token in tokens]
+        world_tokens = [f"drive/{scenario_of(world)}/{world}/{step}" for world, step in places]
+        return [replace(s, tolerance=BETWEEN_FRAMES) for s in DriveScenes().load(world_tokens)]
+
+    def _place(self, token: str) -> tuple[int, int]:
+        """World and step."""
+        episode, _, frame = token.rpartition(", frame ")
+        if episode not in self.episodes or not frame.isdigit():
+            raise ValueError(
+                f"Expected a moment of the collected drives, found token {token!r}: it is of "
+                "another dataset."
+            )
+        world, start, stride = self.episodes[episode]
+        return world, start + int(frame) * stride
+
+
+_NO_SCENES = (
+    "Expected scenes (map and traffic) of {} to score candidates in, found none: only data "
+    "collected in the driving world brings them. Give others as JSON files with --mining-scenes "
+    "DIR (docs/pdms.md)."
+)
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ class _Run:
                 meter.add(self.loss, self.report)
                 is_last = run.step == stage.num_steps
                 if is_last or run.step % stage.log_every == 0:
-                    values = meter.flush(self.processes.num_processes)
+                    values = meter.flush(self.processes.num_processes) | run.measured()
                     progress.report(run.step, values)
                     self.trackers.log(before + run.step, stage.name, values)
                 if stop or is_last or (stage.save_every and run.step % stage.save_every == 0):

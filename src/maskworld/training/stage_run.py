@@ -32,6 +32,15 @@ class BatchIterator(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
+@runtime_checkable
+class MeasuredBatches(Protocol):
+    """Batches that have numbers of their own for the log."""
+
+    def measured(self) -> dict[str, float]:
+        """Those since the last call, by name."""
+        ...
+
+
 Batches = Callable[[Stage], BatchIterator]
 """Makes the batches of a stage. Each process gets its own part of the data."""
 
@@ -204,6 +213,10 @@ class StageRun:
             num_clips=total,
             num_tokens=sum(int(count(batch)) for batch in batches) if count else 0,
         )
+
+    def measured(self) -> dict[str, float]:
+        """What the batches say of themselves since the last call; most say nothing."""
+        return self.batches.measured() if isinstance(self.batches, MeasuredBatches) else {}
 
     def update(self) -> None:
         """Moves the weights along the gradients."""
