@@ -11,12 +11,8 @@ from einops import rearrange
 
 from maskworld.interfaces import LatentTokenizer
 from maskworld.nn.config_io import config_from_json, config_to_json
-from maskworld.tokenizers.video_vae import (
-    WEIGHTS_NAME,
-    PretrainedVideoVAEConfig,
-    VideoVAE,
-    read_vae_config,
-)
+from maskworld.tokenizers.published_vae import WEIGHTS_NAME, read_vae_config
+from maskworld.tokenizers.video_vae import KIND, PretrainedVideoVAEConfig, VideoVAE
 
 V090: dict[str, Any] = {
     "latent_channels": 8,
@@ -279,7 +275,7 @@ def test_folders_of_something_else_are_refused(saved: Saved, tmp_path: Path) -> 
     (tmp_path / "diffusion_pytorch_model.bin").touch()
     with pytest.raises(ValueError, match=r"found diffusion_pytorch_model\.bin, which could run"):
         _ = vae(tmp_path).model
-    assert read_vae_config(tmp_path)[0] == tmp_path
+    assert read_vae_config(tmp_path, KIND)[0] == tmp_path
 
 
 def test_damaged_and_foreign_weights_are_refused(saved: Saved, tmp_path: Path) -> None:

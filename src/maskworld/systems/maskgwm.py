@@ -52,7 +52,11 @@ from maskworld.objectives.flow_matching import flow_matching_loss
 from maskworld.samplers.euler import euler
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.tokenizers.image_latents import decode_images, encode_images
-from maskworld.tokenizers.latent import CausalPatchConfig, LatentConfig, build_latent_tokenizer
+from maskworld.tokenizers.latent import (
+    LatentConfig,
+    PretrainedImageVAEConfig,
+    build_latent_tokenizer,
+)
 from maskworld.types import Batch, LossOutput, Prompt
 
 STAGES = ("tokenizer", "image", "video", "masked")
@@ -67,8 +71,8 @@ class MaskGWMConfig:
 
     network: MMDiTConfig = field(default_factory=lambda: MMDiTConfig(action_dim=1536))
     """SD3-medium, a temporal block after every layer; view_attention "KW" for six cameras."""
-    tokenizer: LatentConfig = field(default_factory=lambda: CausalPatchConfig(channels=16))
-    """Used frame by frame. The paper's is SD3's VAE."""
+    tokenizer: LatentConfig = field(default_factory=PretrainedImageVAEConfig)
+    """SD3's VAE; a video tokenizer is used frame by frame."""
     text: SmallTextConfig | T5TextConfig | None = field(
         default_factory=lambda: T5TextConfig("google/t5-v1_1-xxl", dim=4096, max_tokens=77)
     )

@@ -11,6 +11,7 @@ from maskworld.interfaces import LatentTokenizer
 from maskworld.nn.pixels import to_uint8, to_unit
 from maskworld.tokenizers.causal_patch import CausalPatchConfig, CausalPatchTokenizer
 from maskworld.tokenizers.causal_vae import CausalVAE, CausalVAEConfig
+from maskworld.tokenizers.image_vae import ImageVAE, PretrainedImageVAEConfig
 from maskworld.tokenizers.video_vae import PretrainedVideoVAEConfig, VideoVAE
 from maskworld.types import Batch
 
@@ -19,7 +20,9 @@ __all__ = [
     "CausalPatchTokenizer",
     "CausalVAE",
     "CausalVAEConfig",
+    "ImageVAE",
     "LatentConfig",
+    "PretrainedImageVAEConfig",
     "PretrainedVideoVAEConfig",
     "VideoVAE",
     "build_latent_tokenizer",
@@ -28,12 +31,18 @@ __all__ = [
     "latents_of",
 ]
 
-LatentConfig = CausalPatchConfig | CausalVAEConfig | PretrainedVideoVAEConfig
+LatentConfig = (
+    CausalPatchConfig | CausalVAEConfig | PretrainedVideoVAEConfig | PretrainedImageVAEConfig
+)
 CLIPS_AT_ONCE = 16
 
 
-def build_latent_tokenizer(config: LatentConfig) -> CausalPatchTokenizer | CausalVAE | VideoVAE:
+def build_latent_tokenizer(
+    config: LatentConfig,
+) -> CausalPatchTokenizer | CausalVAE | VideoVAE | ImageVAE:
     """The tokenizer that a config describes."""
+    if isinstance(config, PretrainedImageVAEConfig):
+        return ImageVAE(config)
     if isinstance(config, CausalPatchConfig):
         return CausalPatchTokenizer(config)
     return CausalVAE(config) if isinstance(config, CausalVAEConfig) else VideoVAE(config)

@@ -9,8 +9,6 @@ ReWorld, section 3.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,16 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskworld.nn.weights_io import load_state_tensors, read_safetensors
-from maskworld.tokenizers.frames import PixelObjective
+from maskworld.tokenizers.published_vae import PublishedVAE, VAEKind, load_vae, read_vae_config
 from maskworld.tokenizers.video_frames import check_latents, check_video
-from maskworld.types import LossOutput
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-INDEX_NAME = "diffusion_pytorch_model.safetensors.index.json"
-CLASS_NAME = "AutoencoderKLLTXVideo"
+KIND = VAEKind(
+    "AutoencoderKLLTXVideo",
+    "published video VAE",
+    "download the vae folder of an LTX-Video release in diffusers' layout",
+)
 DEFAULTS: dict[str, Any] = {
     "latent_channels": 128,
     "patch_size": 4,
@@ -66,7 +63,7 @@ class PretrainedVideoVAEConfig:
         Raises:
             ValueError: no such folder, or no VAE in it.
         """
-        values = DEFAULTS | read_vae_config(path)[1]
+        values = DEFAULTS | read_vae_config(path, KIND)[1]
         return cls(
             path=str(path),
             channels=int(values["latent_channels"]),
@@ -76,55 +73,16 @@ class PretrainedVideoVAEConfig:
         )
 
 
-class VideoVAE(nn.Module):
-    """A frozen `AutoencoderKLLTXVideo`, with latents of zero mean and unit variance per channel.
+class VideoVAE(PublishedVAE):
+    """A frozen `AutoencoderKLLTXVideo`, with latents of zero mean and unit variance per channel."""
 
-    The network moves with `.to()`, but is no part of `parameters()` and `state_dict()`.
-    """
-
-    _loaded: Any
-    _moves: list[Callable[[Tensor], Tensor]]
+    kind = KIND
 
     def __init__(self, config: PretrainedVideoVAEConfig) -> None:
         super().__init__()
         self.config = config
         self.channels, self.stride = config.channels, config.stride
         self.temporal_stride = config.temporal_stride
-        self.__dict__["_loaded"] = None  # beside the registered modules
-        self.__dict__["_moves"] = []  # casts and moves asked for before that
-
-    @property
-    def model(self) -> Any:
-        """The diffusers model, loaded on first use.
-
-        Raises:
-            ValueError: no path, nothing usable there, or latents of another shape.
-        """
-        if self._loaded is None:
-            config = self.config
-            if not config.path:
-                raise ValueError(
-                    "Expected the folder of the published video VAE, found none: pass --tokenizer "
-                    "with the vae folder of an LTX-Video release."
-                )
-            model = load_video_vae(config.path)
-            found = (
-                int(model.config.latent_channels),
-                int(model.spatial_compression_ratio),
-                int(model.temporal_compression_ratio),
-            )
-            expected = (config.channels, config.stride, config.temporal_stride)
-            if found != expected:
-                raise ValueError(
-                    f"Expected latents of (channels, stride, temporal stride) {expected}, found "
-                    f"{found} in {config.path}: say so in PretrainedVideoVAEConfig."
-                )
-            for move in self._moves:
-                model._apply(move)
-            self.__dict__["_loaded"] = model
-            if config.tile_size is not None:
-                self._enable_tiling(config.tile_size, config.tile_overlap)
-        return self._loaded
 
     @torch.no_grad()
     def encode(
@@ -165,28 +123,30 @@ class VideoVAE(nn.Module):
         decoded = torch.cat(frames).float().clamp(-1, 1)
         return rearrange(decoded, "n c t h w -> n t c h w")
 
-    def reconstruction_loss(
-        self,
-        frames: Float[Tensor, "n t c h w"],
-        generator: torch.Generator,
-        objective: PixelObjective | None = None,
-    ) -> LossOutput:
-        """Always raises ValueError: the published VAE is frozen."""
-        raise ValueError(
-            "Expected a tokenizer that trains, found the published VAE, which stays frozen: "
-            "skip the tokenizer stage, or train a CausalVAE."
+    def _load(self) -> Any:
+        config = self.config
+        if not config.path:
+            raise ValueError(
+                "Expected the folder of the published video VAE, found none: pass --tokenizer "
+                "with the vae folder of an LTX-Video release."
+            )
+        model = load_vae(config.path, KIND)
+        found = (
+            int(model.config.latent_channels),
+            int(model.spatial_compression_ratio),
+            int(model.temporal_compression_ratio),
         )
+        expected = (config.channels, config.stride, config.temporal_stride)
+        if found != expected:
+            raise ValueError(
+                f"Expected latents of (channels, stride, temporal stride) {expected}, found "
+                f"{found} in {config.path}: say so in PretrainedVideoVAEConfig."
+            )
+        return model
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Empty: frozen."""
-        return []
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VideoVAE:
-        if self._loaded is None:
-            self._moves.append(fn)
-        else:
-            self._loaded._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+    def _when_loaded(self) -> None:
+        if self.config.tile_size is not None:
+            self._enable_tiling(self.config.tile_size, self.config.tile_overlap)
 
     def _decode(self, z: Tensor, time: float | None, seed: int) -> Tensor:
         temb = None if time is None else z.new_full((len(z),), time)
@@ -224,83 +184,6 @@ class VideoVAE(nn.Module):
             tile_sample_stride_height=size - overlap,
             tile_sample_stride_width=size - overlap,
         )
-
-
-def read_vae_config(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The VAE's own folder at `path` and what its config.json says.
-
-    Raises:
-        ValueError: no such folder, no config, a config of something else.
-    """
-    folder = Path(path).expanduser()
-    found = next((f for f in (folder, folder / "vae") if _names_vae(f / CONFIG_NAME)), None)
-    if found is None:
-        what = "no such folder" if not folder.is_dir() else _describe(folder / CONFIG_NAME)
-        raise ValueError(
-            f"Expected the folder of an {CLASS_NAME} ({CONFIG_NAME} beside {WEIGHTS_NAME}, or a "
-            f"pipeline with a folder vae) at {folder}, found {what}: download the vae folder of an "
-            "LTX-Video release in diffusers' layout."
-        )
-    return found, json.loads((found / CONFIG_NAME).read_text(encoding="utf-8"))
-
-
-def load_video_vae(path: str | Path) -> Any:
-    """The frozen diffusers model in a folder, in the dtype of its file. Reads only safetensors.
-
-    Raises:
-        ValueError: diffusers is missing, the folder is not one, weights are damaged or do not fit.
-    """
-    folder, values = read_vae_config(path)
-    try:
-        from diffusers import AutoencoderKLLTXVideo
-    except ImportError as error:
-        raise ValueError(
-            "Expected diffusers (0.32 or newer) for the published video VAE, found none: "
-            "pip install 'maskworld[pretrained]'."
-        ) from error
-    tensors = _read_weights(folder)
-    with torch.device("meta"):
-        model = AutoencoderKLLTXVideo.from_config(values)
-    dtype = next(iter(tensors.values())).dtype
-    nn.Module.to(model, dtype)  # diffusers' own warns of modules to keep in float32; it has none
-    model.to_empty(device="cpu")
-    load_state_tensors(model, tensors, str(folder))
-    return model.requires_grad_(False).eval()
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of one file, or of the files that an index names."""
-    if (folder / INDEX_NAME).is_file():
-        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-        names = sorted({Path(name).name for name in index["weight_map"].values()})
-        return {k: v for name in names for k, v in read_safetensors(folder / name).items()}
-    if not (folder / WEIGHTS_NAME).is_file():
-        others = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".ckpt"))
-        found = f"{', '.join(others)}, which could run code when opened" if others else "none"
-        raise ValueError(
-            f"Expected {WEIGHTS_NAME} in {folder}, found {found}: download the safetensors file."
-        )
-    return read_safetensors(folder / WEIGHTS_NAME)
-
-
-def _names_vae(path: Path) -> bool:
-    return path.is_file() and _class_name(path) == CLASS_NAME
-
-
-def _class_name(path: Path) -> str | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"Expected JSON in {path}, found a damaged file ({error}): copy or download it again."
-        ) from error
-    return values.get("_class_name") if isinstance(values, dict) else None
-
-
-def _describe(path: Path) -> str:
-    if not path.is_file():
-        return f"no {CONFIG_NAME} of one"
-    return f"the config of {_class_name(path) or 'something else'}"
 
 
 def _compression(values: dict[str, Any], name: str, patch: str) -> int:
