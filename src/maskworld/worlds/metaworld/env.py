@@ -116,6 +116,8 @@ class MetaWorld(gymnasium.Env[Observation, Float[np.ndarray, " 4"]]):
         Raises:
             ValueError: an unknown option, a negative seed.
         """
+        import mujoco
+
         super().reset(seed=seed)
         options = options or {}
         if unknown := sorted(set(options) - set(_OPTIONS)):
@@ -133,6 +135,7 @@ class MetaWorld(gymnasium.Env[Observation, Float[np.ndarray, " 4"]]):
         self._full_state, _ = self._simulator.reset()
         chosen = options.get("perturbations", self.perturbations)
         apply_perturbations(self._look, chosen, (simulator_seed, 17))
+        mujoco.mj_camlight(self._model, self._data)  # where cameras are now
         textures |= self._look.changed_textures
         RENDERERS.upload_textures(self._model, sorted(textures))
         self._num_steps, self._has_succeeded, self._is_over = 0, False, False

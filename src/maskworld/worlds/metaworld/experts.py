@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -21,5 +22,7 @@ class ScriptedExpert:
 
     def act(self, simulator_state: Float[np.ndarray, " n"]) -> Float[np.ndarray, " 4"]:
         """The expert's action, clipped to [-1, 1] as the simulator would."""
-        action = np.asarray(self._policy.get_action(simulator_state), np.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that it exceeds [-1, 1]
+            action = np.asarray(self._policy.get_action(simulator_state), np.float64)
         return np.clip(action, -1.0, 1.0).astype(np.float32)

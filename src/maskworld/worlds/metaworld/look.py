@@ -19,7 +19,7 @@ PixelFilter: TypeAlias = Callable[
 
 _VISUAL = (
     *("light_ambient", "light_diffuse", "light_specular"),
-    *("geom_rgba", "geom_matid", "cam_pos", "cam_quat"),
+    *("geom_rgba", "geom_matid", "cam_pos", "cam_quat", "cam_mat0"),
 )
 _HEADLIGHT = ("ambient", "diffuse", "specular")
 

@@ -83,13 +83,12 @@ class TableTexture:
             raise ValueError("Expected a textured table in this task's model, found none.")
         for texture in sorted(t for t in found if t is not None):
             old = look.texture(texture)
-            height, width, channels = old.shape
+            height, width, _ = old.shape
             tiles = random_texture(rng, -(-height // width), width)
             new = tiles.reshape(-1, width, 3)[:height]
             share = min(1.0, float(self.level))
             old[..., :3] = np.round(old[..., :3] * (1 - share) + new * share)
             look.set_texture(texture, old)
-            del channels
 
 
 @dataclass(frozen=True)
@@ -133,14 +132,24 @@ class CameraShift:
     name: ClassVar[str] = "camera-shift"
 
     def apply(self, look: Look, rng: np.random.Generator) -> None:
+        import mujoco
+
         model = look.model
         for camera in range(model.ncam):
             # A wrist camera sits centimetres from the fingers: it is only turned.
             is_fixed = model.cam_bodyid[camera] == 0
             shift = self.level * rng.uniform(-0.05, 0.05, 3)
             model.cam_pos[camera] += shift * is_fixed
-            turn = self.level * np.deg2rad(rng.uniform(-5, 5, 3))
-            model.cam_quat[camera] = _times(model.cam_quat[camera], _quaternion(turn))
+            axis_angle = self.level * np.deg2rad(rng.uniform(-5, 5, 3))
+            turn, turned, matrix = np.zeros(4), np.zeros(4), np.zeros(9)
+            angle = float(np.linalg.norm(axis_angle))
+            mujoco.mju_axisAngle2Quat(turn, axis_angle / max(angle, 1e-12), angle)
+            mujoco.mju_mulQuat(turned, model.cam_quat[camera], turn)
+            model.cam_quat[camera] = turned
+            # Tracking cameras, as at the wrist, keep their orientation in this matrix.
+            mujoco.mju_quat2Mat(matrix, turn)
+            old = model.cam_mat0[camera].reshape(3, 3)
+            model.cam_mat0[camera] = (old @ matrix.reshape(3, 3)).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -275,19 +284,3 @@ def _thing(place: Float[np.ndarray, " 2"], rng: np.random.Generator) -> Ornament
         yaw=float(rng.uniform(0, np.pi)),
         colour=(float(rng.uniform()), float(rng.uniform()), float(rng.uniform())),
     )
-
-
-def _quaternion(turn: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 4"]:
-    """Of a rotation vector (radians)."""
-    angle = float(np.linalg.norm(turn))
-    axis = turn / angle if angle > 0 else turn
-    return np.array([np.cos(angle / 2), *(np.sin(angle / 2) * axis)])
-
-
-def _times(
-    left: Float[np.ndarray, " 4"], right: Float[np.ndarray, " 4"]
-) -> Float[np.ndarray, " 4"]:
-    """The product of two quaternions (w, x, y, z)."""
-    w, vector = left[0], left[1:]
-    product = w * right[1:] + right[0] * vector + np.cross(vector, right[1:])
-    return np.array([w * right[0] - vector @ right[1:], *product])

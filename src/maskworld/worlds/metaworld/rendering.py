@@ -226,5 +226,7 @@ def _add_ornament(scene: Any, ornament: Ornament) -> None:
         np.array([cos, -sin, 0, sin, cos, 0, 0, 0, 1], np.float64),
         np.array([*ornament.colour, 1.0], np.float32),
     )
-    geom.segid = scene.ngeom  # drawn in the label pass too, of no class: it hides what is behind
+    # Drawn in the label pass too, of no class: it hides what is behind.
+    geom.segid, geom.objid = scene.ngeom, -1
+    geom.objtype = mujoco.mjtObj.mjOBJ_UNKNOWN.value
     scene.ngeom += 1

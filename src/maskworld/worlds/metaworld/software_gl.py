@@ -99,3 +99,10 @@ def _has_egl() -> bool:
     egl.eglInitialize.argtypes = [pointer, pointer, pointer]
     displays = (get_display(_EGL_PLATFORM_DEVICE, d, None) for d in devices[: count.value])
     return any(display and egl.eglInitialize(display, None, None) for display in displays)
+
+
+if __name__ == "__main__":  # `make software-gl`; this file needs nothing but Python
+    try:
+        print(f"off-screen OpenGL: {find_backend()}")
+    except ValueError as missing:
+        sys.exit(str(missing))
