@@ -3,15 +3,12 @@ way runs again, one episode at a time, in a fresh one."""
 
 from __future__ import annotations
 
-import multiprocessing
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import TypeAlias
 
 import torch
 
@@ -23,6 +20,12 @@ from maskworld.evaluation.robot_episodes import (
     StepRule,
     WorldMaker,
 )
+from maskworld.preparation.isolated_jobs import IsolatedWorkers
+
+Group: TypeAlias = list[EpisodeKey]
+"""Episodes that run in lock step."""
+Attempt: TypeAlias = tuple[list[EpisodeResult], str]
+"""Results of a group, and the error that ended it, or ""."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,10 @@ class EpisodePool:
             yield outcome
 
     def _here(self) -> Iterator[EpisodeResult | EpisodeFailure]:
-        runner = EpisodeRunner(self.policies, self.open_world, self.rule)
-        try:
-            while self._waiting:
-                left = self._waiting.popleft()
-                try:
-                    for result in runner.run(left):
-                        left = [key for key in left if key != result.key]
-                        yield result
-                except Exception:
-                    yield from self._retry(left, traceback.format_exc(limit=-4))
-        finally:
-            runner.close()
+        attempt = _start(self.policies, self.open_world, self.rule)
+        while (keys := self._next()) is not None:
+            yield from self._settle(keys, *attempt(keys))
+        attempt.runner.close()
 
     def _in_workers(self) -> Iterator[EpisodeResult | EpisodeFailure]:
         sent = (dict(self.policies), self.open_world, self.rule)
@@ -107,33 +102,23 @@ class EpisodePool:
                 f"Expected policies and worlds that can be sent to workers, found {error}: use "
                 "functions of a module, methods or functools.partial, no lambdas; or num_workers=0."
             ) from error
-        workers = [_Worker(sent) for _ in range(min(self.num_workers, len(self._waiting)))]
-        try:
-            while self._waiting or any(worker.left for worker in workers):
-                for worker in workers:
-                    if not worker.left and self._waiting:
-                        worker.give(self._waiting.popleft())
-                busy = [worker for worker in workers if worker.left]
-                ready = wait([worker.pipe for worker in busy])
-                for worker in [each for each in busy if each.pipe in ready]:
-                    yield from self._listen(worker)
-        finally:
-            for worker in workers:
-                worker.stop()
+        with IsolatedWorkers[Group, Attempt](_start_worker, sent, self.num_workers) as workers:
+            for finished in workers.map(self._next):
+                results, reason = finished.result or ([], finished.crash)
+                yield from self._settle(finished.job, results, reason)
 
-    def _listen(self, worker: _Worker) -> Iterator[EpisodeResult | EpisodeFailure]:
-        """Takes one message of a worker, or notices its death."""
-        try:
-            kind, content = worker.pipe.recv()
-        except (EOFError, OSError):
-            reason = worker.restart()
-            yield from self._retry(worker.take(), reason)
-            return
-        if kind == "result":
-            worker.left = [key for key in worker.left if key != content.key]
-            yield content
-        else:
-            yield from self._retry(worker.take(), content)
+    def _next(self) -> Group | None:
+        """The next group that waits."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def _settle(
+        self, keys: Group, results: Sequence[EpisodeResult], reason: str
+    ) -> Iterator[EpisodeResult | EpisodeFailure]:
+        """Passes on results, and puts back what is missing where something failed."""
+        yield from results
+        done = {result.key for result in results}
+        if reason:
+            yield from self._retry([key for key in keys if key not in done], reason)
 
     def _retry(self, keys: Sequence[EpisodeKey], reason: str) -> Iterator[EpisodeFailure]:
         """Puts failed episodes back, each alone, or gives them up."""
@@ -147,67 +132,31 @@ class EpisodePool:
                 self._waiting.append([key])
 
 
-class _Worker:
-    """A process that runs groups of episodes, and its end of the pipe."""
+class _Attempts:
+    """Runs groups of episodes as far as they go."""
 
-    def __init__(self, sent: Any) -> None:
-        self._sent = sent
-        self.left: list[EpisodeKey] = []
-        """Episodes that were given and have not ended."""
-        self._start()
+    def __init__(self, runner: EpisodeRunner) -> None:
+        self.runner = runner
 
-    def give(self, keys: list[EpisodeKey]) -> None:
-        self.left = keys
-        with suppress(OSError):  # it died before: recv will say so
-            self.pipe.send(keys)
-
-    def take(self) -> list[EpisodeKey]:
-        """What is left, which it now no longer has."""
-        keys, self.left = self.left, []
-        return keys
-
-    def restart(self) -> str:
-        """Starts another process in place of a dead one; returns what happened to it."""
-        self.process.join(timeout=10)
-        code = self.process.exitcode
-        self.pipe.close()
-        self._start()
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return f"A worker died in the middle of an episode ({how}; 9 is often a lack of memory)."
-
-    def stop(self) -> None:
-        """Ends the process, at once if it is in the middle of something."""
-        with suppress(OSError):
-            self.pipe.send(None)
-        if self.left:
-            self.process.terminate()
-        self.process.join(timeout=10)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.pipe.close()
-
-    def _start(self) -> None:
-        # Not forked: neither GL contexts nor torch's threads survive that.
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self._sent), daemon=True)
-        self.process.start()
-        theirs.close()
+    def __call__(self, keys: Group) -> Attempt:
+        """The results, and what went wrong after them, if anything."""
+        results = []
+        try:
+            for result in self.runner.run(keys):
+                results.append(result)
+        except Exception:
+            return results, traceback.format_exc(limit=-4)
+        return results, ""
 
 
-def _work(pipe: Connection, sent: Any) -> None:
-    """The life of a worker."""
-    torch.set_num_threads(1)
-    runner = EpisodeRunner(*sent)
-    try:
-        while (keys := pipe.recv()) is not None:
-            try:
-                for result in runner.run(keys):
-                    pipe.send(("result", result))
-            except Exception:
-                pipe.send(("error", traceback.format_exc(limit=-4)))
-    except EOFError:
-        pass  # the parent is gone
-    finally:
-        runner.close()
+def _start(
+    policies: Mapping[str, PolicyMaker], open_world: WorldMaker, rule: StepRule
+) -> _Attempts:
+    return _Attempts(EpisodeRunner(policies, open_world, rule))
+
+
+def _start_worker(
+    policies: Mapping[str, PolicyMaker], open_world: WorldMaker, rule: StepRule
+) -> _Attempts:
+    torch.set_num_threads(1)  # as many processes as there are cores
+    return _start(policies, open_world, rule)

@@ -99,7 +99,7 @@ class PolicyClient:
             ValueError: what the policy refuses, in its words.
             ConnectionError: the server is gone.
         """
-        message = {"type": "act", "instruction": instruction}
+        message: dict[str, Any] = {"type": "act", "instruction": instruction}
         message["state"] = np.asarray(state, np.float32)
         if self.reads_frames:
             message["frames"] = np.ascontiguousarray(frames, np.uint8)

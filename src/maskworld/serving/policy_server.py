@@ -106,7 +106,7 @@ class PolicyServer:
         try:
             with self._network:
                 policy = self._make()
-            about = getattr(policy, "describe", dict)()
+            about: dict[str, Any] = getattr(policy, "describe", dict)()
             client.send(encode({**about, **self._given, "protocol": PROTOCOL}))
             for data in client:
                 client.send(encode(self._answer(policy, data)))
