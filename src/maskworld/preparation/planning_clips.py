@@ -156,8 +156,12 @@ class LogFilm:
 def planning_clips_of_world(job: tuple[int, MomentPlan]) -> list[Clip]:
     """The clips that a plan asks of one world."""
     world, plan = job
-    scene = record_world(world, num_steps=plan.num_steps)
-    rng = np.random.default_rng([plan.seed, world, 19])
+    return film_clips(record_world(world, num_steps=plan.num_steps), plan)[0]
+
+
+def film_clips(scene: Scene, plan: MomentPlan) -> tuple[list[Clip], list[LogFilm]]:
+    """The clips that a plan asks of a recorded world, and the films they were cut from."""
+    rng = np.random.default_rng([plan.seed, scene.seed, 19])
     films = _films(scene, plan, rng)
     turns = len(plan.kinds)
     share = -(-plan.clips_per_world // turns)
@@ -172,7 +176,7 @@ def planning_clips_of_world(job: tuple[int, MomentPlan]) -> list[Clip]:
         else:
             drawn = ghost_actions(rng, scene, plan.num_future + 1, start_step=now, fps=plan.fps)
             clips.append(_departing_clip(film, now, plan, drawn[1:]))
-    return clips
+    return clips, films
 
 
 def planning_pairs_of_world(job: tuple[int, MomentPlan]) -> list[tuple[Clip, Clip]]:

@@ -52,6 +52,13 @@ class Expert:
         """Continues from what the ego last did, where someone else drove it."""
         self.acceleration, self.yaw_rate = acceleration, yaw_rate
 
+    def take_over(
+        self, pose: Float[np.ndarray, " 3"], acceleration: float, yaw_rate: float
+    ) -> None:
+        """As `sync`, anywhere along the route."""
+        self.sync(acceleration, yaw_rate)
+        self._index = self.route.nearest(pose[0], pose[1])
+
     def plan(
         self,
         pose: Float[np.ndarray, " 3"],
