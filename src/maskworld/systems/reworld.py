@@ -28,7 +28,7 @@ Deviations and readings: docs/adr/0009-reading-of-reworld.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -144,6 +144,9 @@ class ReWorldConfig:
     """"Token-wise uniform": one t per sample, given to every target token (ADR 0009)."""
     action_times: TimeSampling = field(default_factory=lambda: TimeSampling("shifted_logit_normal"))
     """DriveLaW's release."""
+    action_draws: int = 1
+    """Plans of one sample that a step trains on, each with its own noise and time; they share what
+    is read from the video, which costs a small planner more than the plan itself. Ours."""
     p_drop_prompt: float = 0.06
     """Text, ego and command dropped together, for guidance (DriveLaW: 0.06)."""
     p_drop_actions: float = 0.0
@@ -179,6 +182,8 @@ class ReWorldConfig:
                 f"Expected guidance_layer among the supervised {self.supervised_layers}, found "
                 f"{self.guidance_layer}."
             )
+        if self.action_draws < 1:
+            raise ValueError(f"Expected action_draws of at least 1, found {self.action_draws}.")
         if self.ego_prompt == "text" and self.text is None:
             raise ValueError('Expected a text encoder with ego_prompt "text", found none.')
 
@@ -352,22 +357,25 @@ class ReWorld(nn.Module, ReleaseMixin):
     ) -> dict[str, Tensor]:
         """L_FM, and lambda_align L_align in stage 2 or lambda_RDE L_RDE in stage 3."""
         config = self.config
-        rows, chosen = experts_of(batch)
+        rows, moments = experts_of(batch)
+        chosen = _repeated(moments, config.action_draws)
         assert chosen.trajectory is not None
         a0 = self.normaliser.normalise(chosen.trajectory)
         eps = torch.randn(a0.shape, generator=generator, device=generator.device).to(a0)
         t = config.action_times.sample(len(a0), 1, a0.shape[1], generator).to(a0)
         noisy = add_noise(a0, eps, t)  # Eq. 3
         if stage == "action" and batch.features is not None:
-            bank = FeatureBank(batch.features[rows].unbind(dim=1))  # made once: the video is frozen
+            states = batch.features[rows].to(a0)  # made once: the video is frozen
+            bank = FeatureBank(states.unbind(dim=1))
         else:
             texts = [text for text, kept in zip(batch.captions, rows.tolist()) if kept]
             past = latents[rows][:, :, : self.num_past_latents]
             with torch.set_grad_enabled(stage != "action" and torch.is_grad_enabled()):
-                bank = self.feature_bank(past, Prompt(texts or None, plan=chosen), generator)
+                bank = self.feature_bank(past, Prompt(texts or None, plan=moments), generator)
+        read = self.action.project(bank).repeated(config.action_draws)
         weighs_alignment = stage == "action" and config.alignment_weight > 0
         layers = config.alignment_layers if weighs_alignment else ()
-        out = self.run_action(noisy.z, t, bank, chosen, layers)
+        out = self.run_action(noisy.z, t, read, chosen, layers)
         terms = {"action_velocity": flow_matching_loss(out.velocity, noisy.target)}  # Eq. 4
         if weighs_alignment:
             align = alignment_loss(out.states, out.readouts)  # Eq. 10, 11
@@ -377,7 +385,7 @@ class ReWorld(nn.Module, ReleaseMixin):
             tau = self.normaliser.denormalise(estimate, clamp=config.clamps_estimate)  # Eq. 16
             negative, has_negative = chosen.negative, chosen.has_negative
             if negative is None or has_negative is None:
-                negative, has_negative = torch.zeros_like(tau), rows.new_zeros(len(a0))
+                negative, has_negative = torch.zeros_like(tau), rows.new_zeros(len(tau))
             repulsion = repulsion_loss(self.delta(tau), self.delta(negative), has_negative)
             terms["repulsion"] = config.repulsion_weight * repulsion  # Eq. 18, 19
         return terms
@@ -618,3 +626,16 @@ class ReWorld(nn.Module, ReleaseMixin):
     @property
     def device(self) -> torch.device:
         return self.video.proj_in.weight.device
+
+
+def _repeated(plan: PlanBatch, count: int) -> PlanBatch:
+    """Every sample `count` times in a row."""
+    if count == 1:
+        return plan
+    rows: dict[str, Any] = {
+        f.name: value.repeat_interleave(count, dim=0)
+        for f in fields(plan)
+        if isinstance(value := getattr(plan, f.name), Tensor)
+    }
+    tokens = [token for token in plan.tokens for _ in range(count)]
+    return replace(plan, **rows, tokens=tokens)
