@@ -1,0 +1,327 @@
+"""The tables of ReWorld's ablations, from the cells that exist.
+
+Scores of one kind of cell form an array of seeds and scenes (or clips). A mean is over both. Its
+95 % interval is a bootstrap that draws seeds and worlds, each with replacement and independently
+(with one seed: worlds alone); with three seeds the former is coarse, and the whole rather wide.
+Differences are taken scene by scene within a seed, then treated alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reworld_ablation_cells import REFERENCES, DreamsCell, PlannerCell, VideoCell
+from reworld_ablation_data import is_done, read_cell
+
+from maskworld.data.storage import write_text
+
+KEYS = ("pdms", "nc", "dac", "ttc", "comfort", "ep")
+NUM_RESAMPLES = 4000
+PLANNER_HEAD = "| planner | PDMS | NC | DAC | TTC | C | EP | ADE, m | seeds |\n" + "|---" * 9 + "|"
+GAIN_HEAD = (
+    "| against {} | PDMS | NC | DAC | TTC | EP | PDMS by seed | seeds |\n" + "|---" * 8 + "|"
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Scores of one kind of cell."""
+
+    values: np.ndarray
+    """Seeds x scenes."""
+    worlds: np.ndarray
+    seeds: tuple[int, ...]
+
+    def minus(self, other: Samples) -> Samples:
+        """Scene by scene, for the seeds that both have."""
+        seeds = tuple(seed for seed in self.seeds if seed in other.seeds)
+        mine, theirs = (
+            each.values[[each.seeds.index(seed) for seed in seeds]] for each in (self, other)
+        )
+        return Samples(mine - theirs, self.worlds, seeds)
+
+    def interval(self) -> tuple[float, float]:
+        """95 %, of the mean, drawing seeds and worlds."""
+        rng = np.random.default_rng(0)
+        names, member = np.unique(self.worlds, return_inverse=True)
+        sums = np.stack([np.bincount(member, row, len(names)) for row in self.values])
+        sizes = np.bincount(member, minlength=len(names))
+
+        def draws(n: int) -> np.ndarray:
+            return rng.multinomial(n, np.full(n, 1 / n), NUM_RESAMPLES)
+
+        seeds, worlds = draws(len(sums)), draws(len(names))
+        means = (seeds @ sums * worlds).sum(axis=1) / (len(sums) * (worlds @ sizes))
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(low), float(high)
+
+    def told(self, digits: int = 3, sign: str = "") -> str:
+        """Mean and interval."""
+        low, high = self.interval()
+        form = f"{sign}.{digits}f"
+        return f"{self.values.mean():{form}} [{low:{form}}, {high:{form}}]"
+
+    def by_seed(self, digits: int = 3, sign: str = "") -> str:
+        """The mean of every seed."""
+        return ", ".join(f"{value:{sign}.{digits}f}" for value in self.values.mean(axis=1))
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All finished cells of a folder: seed -> cell -> what it measured."""
+
+    by_seed: Mapping[int, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, out: Path) -> Cells:
+        """Those of all seeds."""
+        found: dict[int, dict[str, Any]] = {}
+        for folder in sorted(out.glob("seed-*/*")):
+            if is_done(folder):
+                seed = int(folder.parent.name.removeprefix("seed-"))
+                found.setdefault(seed, {})[folder.name] = read_cell(folder)
+        return cls(dict(sorted(found.items())))
+
+    def having(self, name: str) -> list[int]:
+        """Seeds with this cell."""
+        return [seed for seed, cells in self.by_seed.items() if name in cells]
+
+    def planner(self, name: str, key: str, planner: str = "model") -> Samples:
+        """Scores of a planner by scene."""
+        seeds = self.having(name)
+        rows = [self.by_seed[seed][name]["scores"][planner][key] for seed in seeds]
+        worlds = self.by_seed[seeds[0]][name]["worlds"]
+        return Samples(np.array(rows), np.array(worlds), tuple(seeds))
+
+    def loss(self, name: str) -> Samples:
+        """Held-out velocity loss by clip."""
+        seeds = self.having(name)
+        rows = [self.by_seed[seed][name]["loss"] for seed in seeds]
+        worlds = self.by_seed[seeds[0]][name]["worlds"]
+        return Samples(np.array(rows), np.array(worlds), tuple(seeds))
+
+    def psnr(self, name: str, dream: str) -> Samples:
+        """PSNR by clip of one kind of dream."""
+        seeds = self.having(name)
+        rows = [self.by_seed[seed][name]["dreams"][dream]["psnr"] for seed in seeds]
+        worlds = self.by_seed[seeds[0]][name]["worlds"]
+        return Samples(np.array(rows), np.array(worlds), tuple(seeds))
+
+    def proxy(self, name: str, dream: str) -> str:
+        """Fréchet proxy: mean and range over the seeds; of a single seed, its interval."""
+        found = [self.by_seed[seed][name]["dreams"][dream] for seed in self.having(name)]
+        values = [each["proxy"] for each in found]
+        if len(values) == 1:
+            low, high = found[0]["proxy_interval"]
+            return f"{values[0]:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def planner_rows(cells: Cells, rows: Sequence[tuple[str, str, str]]) -> str:
+    """Scores of (label, cell, planner)."""
+    lines = [PLANNER_HEAD]
+    for label, name, planner in rows:
+        if not (seeds := cells.having(name)):
+            lines.append(f"| {label} | not run |" + " |" * 7)
+            continue
+        scores = [cells.planner(name, key, planner).told() for key in KEYS]
+        error = f"{cells.planner(name, 'ade', planner).values.mean():.2f}"
+        lines.append(f"| {label} | {' | '.join(scores)} | {error} | {told(seeds)} |")
+    return "\n".join(lines)
+
+
+def gain_rows(cells: Cells, base: str, label: str, rows: Sequence[tuple[str, str]]) -> str:
+    """Paired differences of (label, cell) to a base cell."""
+    if not cells.having(base):
+        return ""
+    lines = [GAIN_HEAD.format(label)]
+    for row, name in rows:
+        both = [seed for seed in cells.having(name) if seed in cells.having(base)]
+        if name == base or not both:
+            continue
+        gains = {key: cells.planner(name, key).minus(cells.planner(base, key)) for key in KEYS}
+        parts = [gains[key].told(3, "+") for key in ("pdms", "nc", "dac", "ttc", "ep")]
+        by_seed = gains["pdms"].by_seed(3, "+")
+        lines.append(f"| {row} | {' | '.join(parts)} | {by_seed} | {told(both)} |")
+    return "\n".join(lines) if len(lines) > 1 else ""
+
+
+def told(seeds: Sequence[int]) -> str:
+    """Seeds as a list."""
+    return " ".join(map(str, seeds))
+
+
+def planners(cells: Cells, layer: int, weight: float) -> str:
+    """Table 4 of the paper: both losses on and off."""
+    own = [
+        ("base", PlannerCell().name),
+        ("+ align", PlannerCell(layer).name),
+        ("+ RDE", PlannerCell(0, weight).name),
+        ("+ align + RDE", PlannerCell(layer, weight).name),
+    ]
+    rows = [(label, name, "model") for label, name in own]
+    rows += [(name.replace("_", " "), "references", name) for name in REFERENCES]
+    table = planner_rows(cells, rows)
+    seeds = cells.having(own[0][1])
+    if not seeds:
+        return table
+    within = ["| PDMS by seed, intervals over worlds | " + " | ".join(map(str, seeds)) + " |"]
+    within.append("|---" * (len(seeds) + 1) + "|")
+    for label, name in own:
+        texts = []
+        for seed in seeds:
+            if name in cells.by_seed[seed]:
+                texts.append(Cells({seed: cells.by_seed[seed]}).planner(name, "pdms").told())
+            else:
+                texts.append("not run")
+        within.append(f"| {label} | {' | '.join(texts)} |")
+    gains = gain_rows(cells, own[0][1], "base", own)
+    return "\n\n".join(part for part in (table, gains, "\n".join(within)) if part)
+
+
+def weights(cells: Cells, layer: int, found: Sequence[float]) -> str:
+    """Table 7: the weight of the repulsion, after the aligned stage 2."""
+    rows = [(f"{weight:g}", PlannerCell(layer, weight).name) for weight in (0.0, *found)]
+    table = planner_rows(cells, [(label, name, "model") for label, name in rows])
+    table = table.replace("| planner |", "| lambda_RDE |", 1)
+    gains = gain_rows(cells, rows[0][1], "lambda 0", rows)
+    return f"{table}\n\n{gains}".strip()
+
+
+def alignment_layers(
+    cells: Cells, layers: Sequence[int], num_layers: int, own: int, weight: float
+) -> str:
+    """The layer of the alignment, everything else as in "both"."""
+    rows = [("none", PlannerCell(0, weight).name)]
+    rows += [
+        (f"{layer} of {num_layers}", PlannerCell(layer, weight).name) for layer in sorted(layers)
+    ]
+    table = planner_rows(cells, [(label, name, "model") for label, name in rows])
+    table = table.replace("| planner |", "| alignment layer |", 1)
+    base = PlannerCell(own, weight).name
+    return f"{table}\n\n{gain_rows(cells, base, f'layer {own}', rows)}".strip()
+
+
+def videos(
+    cells: Cells,
+    rows: Sequence[tuple[str, VideoCell]],
+    trivial: Mapping[str, Any] | None = None,
+) -> str:
+    """Held-out loss and unguided dreams of kinds of stage 1."""
+    lines = [
+        "| stage 1 | held-out loss | against the first row | PSNR, mean future | PSNR, sampled |"
+        " against the first row | proxy, mean future | proxy, sampled | seeds |",
+        "|---" * 9 + "|",
+    ]
+    base = rows[0][1].name
+    for label, cell in rows:
+        name = cell.name
+        if not (seeds := cells.having(name)):
+            lines.append(f"| {label} | not run |" + " |" * 7)
+            continue
+        loss = cells.loss(name)
+        has_base = name != base and bool(set(seeds) & set(cells.having(base)))
+        gain = loss.minus(cells.loss(base)).told(4, "+") if has_base else "-"
+        dreams = dreams_columns(cells, DreamsCell(cell).name, DreamsCell(rows[0][1]).name)
+        lines.append(f"| {label} | {loss.told(4)} | {gain} | {dreams} | {told(seeds)} |")
+    for name, each in (trivial or {}).get("dreams", {}).items():
+        value, proxy = np.mean(each["psnr"]), each["proxy"]
+        lines.append(f"| {name.replace('_', ' ')} | | | {value:.2f} | | | {proxy:.2f} | | |")
+    return "\n".join(lines)
+
+
+def dreams_columns(cells: Cells, name: str, base: str) -> str:
+    """PSNR of mean and sampled futures, the latter against the base's, and both proxies."""
+    if not (seeds := cells.having(name)):
+        return "not run | | | |"
+    sampled, gain = cells.psnr(name, "gamma 1"), "-"
+    if name != base and set(seeds) & set(cells.having(base)):
+        gain = sampled.minus(cells.psnr(base, "gamma 1")).told(2, "+")
+    parts = [cells.psnr(name, "mean").told(2), sampled.told(2), gain]
+    return " | ".join([*parts, cells.proxy(name, "mean"), cells.proxy(name, "gamma 1")])
+
+
+def equal_loss(cells: Cells, with_head: str, without: str) -> str:
+    """Steps until the run with the head is as good as the one without at its end."""
+    seeds = [seed for seed in cells.having(with_head) if seed in cells.having(without)]
+    if not seeds:
+        return "Steps to equal loss: not run."
+    lines = [
+        "| seed | final loss without head | final loss with head | steps of both |"
+        " steps with head to the loss without |",
+        "|---" * 5 + "|",
+    ]
+    for seed in seeds:
+        with_curve, without_curve = (
+            cells.by_seed[seed][name]["curve"] for name in (with_head, without)
+        )
+        total, goal = without_curve[-1]
+        reached = [step for step, loss in with_curve if loss <= goal]
+        needed = f"{reached[0]} ({reached[0] / total:.0%})" if reached else "not reached"
+        lines.append(f"| {seed} | {goal:.4f} | {with_curve[-1][1]:.4f} | {total} | {needed} |")
+    curves = {
+        name: [dict(map(tuple, cells.by_seed[seed][name]["curve"])) for seed in seeds]
+        for name in (without, with_head)
+    }
+    known = set.intersection(*(set(curve) for each in curves.values() for curve in each))
+    steps = sorted(known)[-1 :: -max(1, len(known) // 8)][::-1]
+    lines += [
+        "",
+        "| step | " + " | ".join(map(str, steps)) + " |",
+        "|---" * (len(steps) + 1) + "|",
+    ]
+    for name, each in curves.items():
+        means = [np.mean([curve[step] for curve in each]) for step in steps]
+        lines.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in means) + " |")
+    return "\n".join(lines)
+
+
+def gammas(cells: Cells, name: str) -> str:
+    """Table 6: one model, one noise, five strengths of self-guidance."""
+    if not (seeds := cells.having(name)):
+        return "Not run."
+    lines = [
+        "| gamma | PSNR, sampled | against gamma 1 | proxy | proxy against gamma 1, by seed |",
+        "|---" * 5 + "|",
+    ]
+    kinds = [kind for kind in cells.by_seed[seeds[0]][name]["dreams"] if kind != "mean"]
+    plain = cells.psnr(name, "gamma 1")
+    for kind in kinds:
+        scores = cells.psnr(name, kind)
+        changes = [
+            cells.by_seed[seed][name]["dreams"][kind]["proxy"]
+            - cells.by_seed[seed][name]["dreams"]["gamma 1"]["proxy"]
+            for seed in seeds
+        ]
+        gain = "-" if kind == "gamma 1" else scores.minus(plain).told(2, "+")
+        shown = "-" if kind == "gamma 1" else ", ".join(f"{value:+.2f}" for value in changes)
+        value = kind.removeprefix("gamma ")
+        lines.append(
+            f"| {value} | {scores.told(2)} | {gain} | {cells.proxy(name, kind)} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def write_into(page: Path, tables: Mapping[str, str]) -> None:
+    """Puts each table between its markers, `<!-- ablation-NAME:begin -->` and `:end -->`.
+
+    Raises:
+        ValueError: a page without a table's markers.
+    """
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        begin, end = f"<!-- ablation-{name}:begin -->", f"<!-- ablation-{name}:end -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(
+                f"Expected the markers {begin} and {end} in {page}, found none: add both lines "
+                "where the table belongs."
+            )
+        before, rest = pattern.split(text, maxsplit=1)
+        text = f"{before}{begin}\n\n{table}\n\n{end}{rest}"
+    write_text(page, text)
