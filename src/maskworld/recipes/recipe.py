@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.mask_world_model import SAMPLING, MaskWorldModelConfig
 from maskworld.systems.reworld import ReWorldConfig
 from maskworld.systems.worlddreamer import WorldDreamerConfig
 from maskworld.training.config import Stage
@@ -19,7 +20,7 @@ class Recipe:
     summary: str
     """One line for `maskworld recipes`."""
     hardware: str
-    system: WorldDreamerConfig | ReWorldConfig
+    system: WorldDreamerConfig | ReWorldConfig | MaskWorldModelConfig
     stages: tuple[Stage, ...]
     clip_stride: int = 1
     """Source frames between the starts of two windows."""
@@ -69,6 +70,10 @@ class PlanningData:
     """Training worlds."""
     clips_per_world: int = 16
     """Half of them follow the expert, half depart from its log."""
+    log_windows_per_world: int = 0
+    """Moments of the log that the planner alone trains on, without a filmed future."""
+    recovery_windows_per_world: int = 0
+    """Moments of a drive that strays from the route, each with the expert's way back; at most."""
     num_held_out_worlds: int = 24
     held_out_clips_per_world: int = 9
     num_pairs: int = 100
@@ -88,3 +93,37 @@ class ReWorldRecipe(Recipe):
     system: ReWorldConfig
     sampling: FlowSampling = field(default_factory=FlowSampling)
     drive: PlanningData = field(default_factory=PlanningData)
+
+
+@dataclass(frozen=True)
+class RobotData:
+    """What Mask World Model's quickstart records and tries in Meta-World. Ours."""
+
+    tasks: tuple[str, ...] = ("button-press-topdown-v3", "drawer-open-v3", "window-open-v3")
+    """Tasks that a policy without images does not solve."""
+    episodes_per_task: int = 40
+    """Demonstrations of the scripted expert."""
+    held_out_per_task: int = 4
+    """Of these, on which dreamt masks are scored."""
+    action_noise: float = 0.0
+    """On the expert's actions, so that it shows how to recover."""
+    clip_stride: int = 2
+    """Steps between the moments of an episode that are trained on."""
+    num_trials: int = 50
+    """Unseen initial states per task."""
+    num_perturbed_trials: int = 10
+    """Of these, under each perturbation."""
+    perturbations: tuple[str, ...] = ("light", "table-texture", "distractors", "camera-shift")
+    step_limit: int = 200
+    """Steps of an episode."""
+    baseline_steps: int = 1500
+    """Of the two policies without a world model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskWorldModelRecipe(Recipe):
+    """An experiment with Mask World Model."""
+
+    system: MaskWorldModelConfig
+    sampling: FlowSampling = SAMPLING
+    robot: RobotData = field(default_factory=RobotData)
