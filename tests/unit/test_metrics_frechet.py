@@ -14,8 +14,10 @@ from maskworld.metrics.frechet import (
     distance_of_features,
     extrapolate,
     frechet_distance,
+    merge_ranks,
     split_floor,
 )
+from maskworld.metrics.frechet_error import influences, normal_interval, standard_error
 
 DIM = 24
 
@@ -163,3 +165,91 @@ def test_the_floor_falls_with_the_samples_and_the_extrapolation_removes_it() -> 
     assert found.sizes == (100, 150, 200, 400, 800)
     with pytest.raises(ValueError, match="4 different sizes"):
         extrapolate(x[: DIM + 2], y, rng)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+def test_any_number_of_ranks_and_any_batches_give_the_same_distance(num_ranks: int) -> None:
+    """As processes do it: every world-size-th clip, sent as bytes, folded in order of the ranks."""
+    x, y = features(203, 0, offset=100.0), 1.2 * features(150, 1, offset=83.0)
+    once = distance_of_features(x, y)
+    sent = []
+    for rank in range(num_ranks):
+        statistics = FrechetStatistics(DIM, "proxy")
+        for batch in x[rank::num_ranks].split(11 + rank):
+            statistics.update(batch)
+        sent.append(statistics.to_bytes())
+    merged = merge_ranks(sent)
+    assert len(merged) == 203
+    found = frechet_distance(merged, FrechetStatistics.of(y, "proxy"))
+    assert found == pytest.approx(once, rel=1e-9)
+    again = merge_ranks(sent)
+    assert torch.equal(again.scatter, merged.scatter)  # the same bits on every rank
+
+
+def test_parts_of_other_features_and_damaged_ones_are_not_merged() -> None:
+    one = FrechetStatistics.of(features(5, 0), "16 frames").to_bytes()
+    other = FrechetStatistics.of(features(5, 0), "25 frames").to_bytes()
+    with pytest.raises(ValueError, match="25 frames"):
+        merge_ranks([one, other])
+    with pytest.raises(ValueError, match="what rank 1 sent"):
+        merge_ranks([one, one[:100]])
+    with pytest.raises(ValueError, match="at least one process"):
+        merge_ranks([])
+
+
+def test_a_nearly_singular_covariance_gives_the_same_by_either_factor() -> None:
+    """Cholesky where it is safe, eigenvectors elsewhere: no jump where one takes over."""
+    x, y = features(400, 0), 1.1 * features(400, 1)
+    for smallest in (1e-3, 1e-5, 1e-7, 1e-12):
+        scales = torch.logspace(0, float(np.log10(smallest)), DIM).double()
+        ours = distance_of_features(x * scales, y * scales)
+        assert ours == pytest.approx(reference_distance(x * scales, y * scales), rel=1e-6)
+
+
+def test_influences_say_what_a_distance_does_when_one_clip_counts_more() -> None:
+    """Finite difference: the statistics with clip i weighted by 1 + e."""
+    x, y = features(60, 0), 1.3 * features(80, 1) + 0.2
+    own, other = FrechetStatistics.of(x), FrechetStatistics.of(y)
+    found = influences(x, own, other)
+    assert abs(found.mean()) < 1e-9 * np.abs(found).max()
+    for i in (0, 17):
+        e = 1e-5
+        weights = torch.ones(60, 1).double()
+        weights[i] += e
+        mean = (weights * x).sum(0) / weights.sum()
+        shifted = FrechetStatistics(DIM)
+        shifted.num_samples, shifted.mean = 60, mean
+        # The covariance over n - 1 of weights that sum to n.
+        shifted.scatter = (weights * (x - mean)).T @ (x - mean) * 60 / weights.sum()
+        slope = (frechet_distance(shifted, other) - frechet_distance(own, other)) / e
+        # Beside its influence a clip changes the n of n - 1 by O(1 / n).
+        assert float(slope) * 60 == pytest.approx(float(found[i]), rel=0.05, abs=0.5)
+
+
+def test_the_standard_error_is_that_of_fresh_draws() -> None:
+    distances, errors = [], []
+    for seed in range(40):
+        x, y = features(150, 2 * seed, 6), 1.5 * features(150, 2 * seed + 1, 6) + 0.3
+        a, b = FrechetStatistics.of(x), FrechetStatistics.of(y)
+        distances.append(frechet_distance(a, b))
+        if seed < 5:
+            sides = [influences(x, a, b), influences(y, b, a)]
+            errors.append(standard_error([(sides[0], RANGE), (sides[1], OTHERS)]))
+    assert np.mean(errors) == pytest.approx(np.std(distances, ddof=1), rel=0.35)
+
+
+RANGE, OTHERS = [str(i) for i in range(150)], [f"d{i}" for i in range(150)]
+
+
+def test_dreams_that_follow_their_clips_leave_a_smaller_error_and_copies_none_the_less() -> None:
+    x = features(150, 0, 6)
+    y = 1.5 * x + 0.3
+    a, b = FrechetStatistics.of(x), FrechetStatistics.of(y)
+    sides = [influences(x, a, b), influences(y, b, a)]
+    apart = standard_error([(sides[0], RANGE), (sides[1], OTHERS)])
+    assert standard_error([(sides[0], RANGE), (sides[1], RANGE)]) < 0.5 * apart
+    # Every vector ten times over, under its own name: no more is known.
+    repeated = [(np.tile(side, 10), 10 * names) for side, names in zip(sides, (RANGE, OTHERS))]
+    assert standard_error(repeated) == pytest.approx(apart, rel=1e-9)
+    low, high = normal_interval(1.0, 0.8)
+    assert (low, round(high, 3)) == (0.0, 2.568)

@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from maskworld.metrics.fvd import check_clips
+from maskworld.metrics.fvd import check_clips, exact_convolutions
 from maskworld.metrics.video_features.inception import DIM, SIDE, FIDInception
 from maskworld.metrics.video_features.resize import resize_frames
 from maskworld.metrics.video_features.weights import read_weights
@@ -77,12 +77,15 @@ class FIDFeatures:
             ValueError: pixels that are not uint8 in 0..255, or other than 3 channels.
         """
         check_clips(clips, self.min_frames)
+        if not clips.numel():
+            return torch.zeros(0, self.dim)
         parts = []
         for frames in rearrange(clips, "b t c h w -> (b t) c h w").split(self._frames_at_once):
             x = resize_frames(frames.to(self._device), (SIDE, SIDE), self.resize)
             x = (x - 128) / 128 if self._backend.is_centred else x * (2 / 255) - 1
-            parts.append(self._network(x).float().cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, self.dim)
+            with exact_convolutions():
+                parts.append(self._network(x).float().cpu())
+        return torch.cat(parts)
 
 
 def load_fid(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 TOLERANCE = 1e-6
 """A distance below minus this share of the traces is a fault, not rounding. Ours."""
+ROWS_AT_ONCE = 8192
 FULL_RANK = 1e-9
 """Cholesky pivots above this share of the largest variance hold more than rounding. Ours."""
 
@@ -56,7 +57,8 @@ class FrechetStatistics:
     def of(cls, features: Float[Tensor, "n d"], protocol: str = "") -> FrechetStatistics:
         """The statistics of one set."""
         statistics = cls(features.shape[1], protocol)
-        statistics.update(features)
+        for rows in features.split(ROWS_AT_ONCE):  # float64 copies of more would fill the memory
+            statistics.update(rows)
         return statistics
 
     @torch.no_grad()

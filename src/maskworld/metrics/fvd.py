@@ -9,7 +9,8 @@ Reference: Unterthiner et al. 2018, Towards Accurate Generative Models of Video,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,8 @@ class FVDFeatures:
                 frames.
         """
         check_clips(clips, self.min_frames)
+        if not len(clips):
+            return torch.zeros(0, self.dim)
         parts = []
         for part in clips.split(self._clips_at_once):
             b = len(part)
@@ -112,8 +115,16 @@ class FVDFeatures:
             else:
                 x = resize_frames(frames, (SIDE, SIDE), self.resize) * (2 / 255) - 1
             x = rearrange(x, "(b t) c h w -> b c t h w", b=b).contiguous()
-            parts.append(self._network(x).float().cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, self.dim)
+            with exact_convolutions():
+                parts.append(self._network(x).float().cpu())
+        return torch.cat(parts)
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions in whole float32 on GPUs that would round to TF32: that is another protocol."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 def check_clips(clips: Tensor, min_frames: int) -> None:
