@@ -29,7 +29,13 @@ Row = Mapping[str, float]
 
 def run_command(options: Any) -> int:
     """Runs the command of an options object; returns the exit code."""
-    runs: dict[type, Callable[[Any], int | None]] = {verbs.ScorePdms: _score_pdms}
+    from maskworld.cli.score_videos import compare_videos, score_videos
+
+    runs: dict[type, Callable[[Any], int | None]] = {
+        verbs.ScorePdms: _score_pdms,
+        verbs.ScoreFvd: score_videos,
+        verbs.ScoreCompare: compare_videos,
+    }
     return runs[type(options)](options) or 0
 
 
