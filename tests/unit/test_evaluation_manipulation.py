@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from metaworld_gl import needs_gl
 from robot_toy import EXPERT, RANDOM, LineWorld, Nan, reader
 
+from maskworld.data.control import MemoryPick
 from maskworld.evaluation.episode_log import EPISODES
 from maskworld.evaluation.manipulation import (
+    CLEAN,
     Evaluation,
     ManipulationConfig,
     evaluate_manipulation,
@@ -23,7 +27,12 @@ from maskworld.evaluation.manipulation_scores import (
 )
 from maskworld.evaluation.results import Results
 from maskworld.evaluation.robot_episodes import EpisodeKey, EpisodeResult, RobotWorld, StepRule
+from maskworld.evaluation.robot_worlds import MetaWorldMaker
 from maskworld.metrics.intervals import wilson_interval
+from maskworld.policies.robot import ChunkPolicy, ControlSpec
+from maskworld.serving.policy_client import PolicyClient
+from maskworld.serving.policy_server import PolicyServer
+from maskworld.types import Batch
 
 RULE = StepRule(20)
 
@@ -248,3 +257,41 @@ def test_pruning_gives_npauc_and_its_curve() -> None:
     assert entry["model"] == pytest.approx((1 + 0.5 + 0.5 + 0) / 4)
     assert entry["rgb"] == pytest.approx(0.25)
     assert entry["per_horizon"] == {"model": [0.75, 0.25], "rgb": [0.5, 0.0]}
+
+
+@needs_gl
+def test_metaworlds_expert_succeeds_and_a_perturbed_world_starts_alike(tmp_path: Path) -> None:
+    world = MetaWorldMaker((16, 16))
+    chosen = ManipulationConfig(
+        ("drawer-open-v3",),
+        (0,),
+        StepRule(150),
+        world.describe(),
+        (CLEAN, "light=0.5+table-color"),
+    )
+    found = evaluate_manipulation({"expert": EXPERT}, chosen, world, tmp_path)
+    assert found.endings("expert") == {"success": 2}
+    assert len({result.steps for result in found.results.values()}) == 1
+    assert found.protocol["world"]["cameras"] == ["corner4", "gripperPOV"]
+
+
+@needs_gl
+def test_a_served_picture_policy_acts_in_metaworld_through_the_client(tmp_path: Path) -> None:
+    class Still:
+        """Sees, and does nothing."""
+
+        def act_chunk(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+            assert batch.frames is not None
+            assert batch.frames.shape[1:] == (2, 1, 3, 16, 16)
+            assert batch.frames.float().std() > 5
+            return torch.zeros(len(batch), 4, 4)
+
+    world = MetaWorldMaker((16, 16))
+    spec = ControlSpec(world.cameras, (16, 16), 4, (-1,) * 4, (1,) * 4, fps=80)
+    policy = ChunkPolicy(Still(), spec, memory=MemoryPick(1, "every"), exec_steps=4)
+    chosen = ManipulationConfig(("drawer-open-v3",), (0,), StepRule(6), world.describe())
+    with PolicyServer(policy.twin, port=0) as server:
+        policies = {"model": partial(PolicyClient, server.url), "expert": EXPERT}
+        found = evaluate_manipulation(policies, chosen, world, tmp_path)
+    assert found.endings("model") == {"limit": 1}
+    assert found.protocol["policies"]["model"]["exec_steps"] == 4
