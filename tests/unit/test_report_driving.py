@@ -20,8 +20,8 @@ from maskworld.report.driving import (
     planner_table,
     project,
     score_colour,
-    write_driving_report,
 )
+from maskworld.report.sections import read_style, write_sectioned_report
 from maskworld.worlds.drive.cameras import SUPERSAMPLING, camera_rig, rays
 
 SIZE = (72, 120)
@@ -132,7 +132,7 @@ def test_sections_stand_between_videos_and_numbers_and_fetch_nothing(tmp_path: P
     results.add("pdms", model=0.8, interval=(0.7, 0.9), n=3, better="higher",
                 baselines={"constant_velocity": 0.6})  # fmt: skip
     section = plan_section("Plans", "plans", "Some <scenes>.", [shown(), shown()])
-    write_driving_report(
+    write_sectioned_report(
         tmp_path / "report.html",
         sections=[section],
         title="ReWorld",
@@ -141,6 +141,7 @@ def test_sections_stand_between_videos_and_numbers_and_fetch_nothing(tmp_path: P
         videos=[],
         curves={},
         notes=[],
+        style=read_style("driving.css"),
     )
     page = (tmp_path / "report.html").read_text()
     assert page.index('<section id="plans">') < page.index('<section id="numbers">')

@@ -36,7 +36,7 @@ from maskworld.preparation.mining_pool import NegativePool, attach_negatives
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.open import save_release
 from maskworld.recipes.recipe import ReWorldRecipe
-from maskworld.report.driving import write_driving_report
+from maskworld.report.sections import read_style, write_sectioned_report
 from maskworld.systems.reworld import ReWorld
 from maskworld.training.config import Stage
 from maskworld.training.loop import train
@@ -242,7 +242,7 @@ def write_outputs(
     results.write(out / "metrics.json")
     write_videos(out / "videos", evaluation.rows)
     told, pdms = material.description, results.to_dict()["metrics"]["pdms"]
-    write_driving_report(
+    write_sectioned_report(
         out / "report.html",
         sections=[shown["plans"], shown["planners"], negatives, shown["gammas"]],
         title="ReWorld",
@@ -257,6 +257,7 @@ def write_outputs(
         videos=evaluation.rows,
         curves=read_curves(out / "run" / "metrics.jsonl", CURVES),
         notes=NOTES,
+        style=read_style("driving.css"),
     )
 
 

@@ -10,21 +10,17 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from importlib import resources
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from maskworld.data.storage import write_text
 from maskworld.metrics.pdms import PDMScene
 from maskworld.metrics.pdms.roads import DRIVABLE_TYPES
 from maskworld.report.charts import Number, line_chart
-from maskworld.report.frames import VideoRow
 from maskworld.report.labels import REFERENCES, words
-from maskworld.report.page import MAX_VIDEO_BYTES, render_report
+from maskworld.report.sections import Section
 from maskworld.worlds.drive.cameras import Camera
 from maskworld.worlds.drive.ego import LENGTH, REAR_OVERHANG, WIDTH, to_local
 
@@ -50,23 +46,6 @@ PLANNERS = {"pdm_closed": "PDM-Closed", "model": "ReWorld"}
 """Planners whose name is more than its words."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page, ready as HTML."""
-
-    title: str
-    anchor: str
-    html: str
-    intro: str = ""
-
-    def render(self) -> str:
-        """The section's HTML."""
-        intro = f"<p>{escape(self.intro)}</p>" if self.intro else ""
-        return (
-            f'<section id="{self.anchor}"><h2>{escape(self.title)}</h2>{intro}{self.html}</section>'
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class ShownPlan:
     """One moment and what is planned there."""
@@ -83,36 +62,6 @@ class ShownPlan:
     """Of the candidates, 0 to 1."""
     negative: Float[np.ndarray, "l 3"] | None = None
     camera: Camera = field(default_factory=Camera)
-
-
-def write_driving_report(
-    path: Path | str,
-    *,
-    sections: Sequence[Section],
-    title: str,
-    summary: str,
-    results: Mapping[str, Any],
-    videos: Sequence[VideoRow],
-    curves: Mapping[str, Sequence[tuple[Number, Number]]],
-    notes: Sequence[str],
-) -> None:
-    """Writes `write_report`'s page with `sections` between the videos and the numbers, whole or not
-    at all."""
-    page = render_report(
-        title=title,
-        results=results,
-        videos=videos,
-        curves=curves,
-        notes=notes,
-        summary=summary,
-        max_video_bytes=MAX_VIDEO_BYTES,
-    )
-    content = "".join(section.render() for section in sections)
-    first = "horizons" if '<section id="horizons">' in page else "numbers"
-    before, mark, after = page.partition(f'<section id="{first}">')
-    style = resources.files("maskworld.report").joinpath("driving.css").read_text(encoding="utf-8")
-    before = before.replace("</head>", f"<style>{style}</style></head>", 1)
-    write_text(path, f"{before}{content}{mark}{after}")
 
 
 def plan_section(title: str, anchor: str, intro: str, shown: Sequence[ShownPlan]) -> Section:
