@@ -9,7 +9,7 @@ from maskworld.backbones.action_dit import ActionDiTConfig
 from maskworld.backbones.ltx import LTXConfig
 from maskworld.systems.reworld import ReWorld, ReWorldConfig
 from maskworld.tokenizers.causal_patch import CausalPatchConfig
-from maskworld.types import Batch, PlanBatch
+from maskworld.types import Batch, FeatureBank, PlanBatch, Prompt
 
 CONFIG = ReWorldConfig(
     video=LTXConfig(
@@ -77,3 +77,65 @@ def test_half_precision_features_train_a_full_precision_planner() -> None:
 def test_no_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="action_draws of at least 1"):
         replace(CONFIG, action_draws=0)
+
+
+def told() -> ReWorldConfig:
+    action = replace(CONFIG.action, video_dim=24 + 12)
+    return replace(
+        CONFIG,
+        action=action,
+        bank_positions=2,
+        carries_motion=True,
+        weighs_motion=True,
+        trajectory="dataset",
+        action_draws=4,
+    )
+
+
+def test_an_untrained_planner_errs_by_one_unit_at_every_time_and_waypoint() -> None:
+    system = ReWorld(told())
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(1, 9) * 0.5
+    ego = torch.tensor([8.0, 0.0, 0.0, 0.0]) + torch.randn(400, 4, generator=generator)
+    ahead = torch.stack([time, 0 * time, 0 * time], dim=-1)
+    spread = torch.stack([time, 0.3 * time**2, 0.1 * time], dim=-1)
+    miss = torch.randn(400, 8, 3, generator=generator) * spread
+    plan = PlanBatch(ego=ego, command=torch.zeros(400).long(), trajectory=8 * ahead + miss)
+    plan = replace(plan, has_trajectory=torch.ones(400, dtype=torch.bool))
+    system.fit_plans(plan)
+    bank = torch.randn(400, 2, 12, 36, generator=generator)
+    given = Batch(latents=torch.zeros(400, 1, 3, 4, 2, 2), plan=plan, features=bank)
+    loss = system.training_loss(replace(given, captions=[""] * 400), "action", generator)
+    assert float(loss.terms["action_velocity"]) == pytest.approx(1.0, abs=0.25)
+
+
+def test_the_bank_tells_places_beside_states() -> None:
+    torch.manual_seed(0)
+    plain, system = ReWorld(CONFIG), ReWorld(told())
+    system.video.load_state_dict(plain.video.state_dict())
+    system.prompter.load_state_dict(plain.prompter.state_dict())
+    past, prompt = batch().latents[:, :, :2], Prompt([""] * 3, plan=batch().plan)
+    banks = [
+        s.feature_bank(past, prompt, torch.Generator().manual_seed(0)) for s in (plain, system)
+    ]
+    for without, given in zip(banks[0].states, banks[1].states, strict=True):
+        torch.testing.assert_close(given[..., :24], without)
+        places = given[0, :, 24:]
+        assert len(torch.unique(places, dim=0)) == len(places)
+        torch.testing.assert_close(given[1, :, 24:], places)
+
+
+def test_plans_of_one_moment_share_its_bank() -> None:
+    torch.manual_seed(0)
+    system = ReWorld(CONFIG)
+    for parameter in system.action.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    generator = torch.Generator().manual_seed(0)
+    states = FeatureBank(tuple(torch.randn(2, 12, 24, generator=generator) for _ in range(2)))
+    a, t = torch.randn(6, 8, 3, generator=generator), torch.full((6,), 0.5)
+    ego = torch.randn(6, 8, generator=generator)
+    shared = system.action.project(states)
+    found = system.action(a, t, shared, ego).velocity
+    torch.testing.assert_close(found, system.action(a, t, shared.repeated(3), ego).velocity)
+    with pytest.raises(ValueError, match="whole number of plans per moment"):
+        system.action(a[:5], t[:5], shared, ego[:5])

@@ -21,6 +21,7 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
@@ -162,8 +163,9 @@ class ActionDiT(nn.Module):
         Args:
             t: one time per sample or per token, in [0, 1]; a clean token, such as a known state,
                 has 0.
-            bank: states of a video network, or their projection. None leaves the cross-attention
-                out, for a planner without a world model.
+            bank: states of a video network, or their projection, which k plans of a moment in a
+                row may share: then it has 1 / k of the rows. None leaves the cross-attention out,
+                for a planner without a world model.
             ego: status and command; required exactly if the config has an `ego_dim`.
             readout_layers: layers (from 1) whose states and readouts to return.
 
@@ -281,6 +283,11 @@ class ActionDiT(nn.Module):
                 f"Expected keys of {config.num_layers} layers, found {len(bank.keys)}: project the "
                 "bank with the same model."
             )
+        if isinstance(bank, ProjectedBank) and len(a) % len(bank.keys[0]):
+            raise ValueError(
+                f"Expected a whole number of plans per moment, found {len(a)} plans and "
+                f"{len(bank.keys[0])} moments in the bank."
+            )
 
 
 class _ActionBlock(nn.Module):
@@ -307,7 +314,7 @@ class _ActionBlock(nn.Module):
         modulation: Float[Tensor, "b g 6 d"],
         rope: Complex[Tensor, "1 l pairs"],
         memory: tuple[Tensor, Tensor] | None,
-        attn_mask: Bool[Tensor, "b n"] | None,
+        attn_mask: Bool[Tensor, "m n"] | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The next states, then a_i and r_i of Eq. 10 (None without memory)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + modulation).unbind(dim=2)
@@ -352,15 +359,22 @@ class _Attention(nn.Module):
     def read(
         self,
         x: Float[Tensor, "b l d"],
-        key: Float[Tensor, "b n d"],
-        value: Float[Tensor, "b n d"],
+        key: Float[Tensor, "m n d"],
+        value: Float[Tensor, "m n d"],
         rope: Complex[Tensor, "1 l pairs"] | None = None,
-        attn_mask: Bool[Tensor, "b 1 1 n"] | None = None,
+        attn_mask: Bool[Tensor, "m 1 1 n"] | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """The attended values, heads side by side, before the output projection."""
+        """The attended values, heads side by side, before the output projection.
+
+        Rows of `x` may share keys: row i reads those of row i // (rows of x / rows of keys).
+        """
         query = self.norm_q(self.to_q(x))
         query = query if rope is None else rotate(query, rope)
-        return attend(query, key, value, self.num_heads, attn_mask)
+        if len(query) == len(key):
+            return attend(query, key, value, self.num_heads, attn_mask)
+        shared = rearrange(query, "(b k) l d -> b (k l) d", b=len(key))
+        found = attend(shared, key, value, self.num_heads, attn_mask)
+        return rearrange(found, "b (k l) d -> (b k) l d", l=x.shape[1])
 
 
 class _SwiGLU(nn.Module):

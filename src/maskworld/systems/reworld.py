@@ -27,6 +27,7 @@ Deviations and readings: docs/adr/0009-reading-of-reworld.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -134,6 +135,15 @@ class ReWorldConfig:
     carries_motion: bool = False
     """Start plans from "go on as now", as the video starts from "nothing moves": the action network
     predicts what constant velocity misses. Ours; ADR 0010."""
+    weighs_motion: bool = False
+    """With `carries_motion`: input, output and error of the action network are in units of what
+    that prior leaves open, at every waypoint and time (the preconditioning of Karras et al. 2022).
+    Otherwise far waypoints and small noise, where nothing can be learnt, outweigh the rest. Ours;
+    ADR 0010."""
+    bank_positions: int = 0
+    """Frequencies at which states of the bank are told their place: sine and cosine of time, row
+    and column, six numbers each beside the state's own. Rotary networks are told only differences
+    of places. Ours; ADR 0010."""
     plan_interval: float = 0.5
     """Seconds between waypoints."""
     trajectory: Literal["navsim", "dataset"] = "navsim"
@@ -182,6 +192,8 @@ class ReWorldConfig:
                 f"Expected guidance_layer among the supervised {self.supervised_layers}, found "
                 f"{self.guidance_layer}."
             )
+        if self.weighs_motion and not self.carries_motion:
+            raise ValueError("Expected carries_motion with weighs_motion, found it off.")
         if self.action_draws < 1:
             raise ValueError(f"Expected action_draws of at least 1, found {self.action_draws}.")
         if self.ego_prompt == "text" and self.text is None:
@@ -372,11 +384,13 @@ class ReWorld(nn.Module, ReleaseMixin):
             past = latents[rows][:, :, : self.num_past_latents]
             with torch.set_grad_enabled(stage != "action" and torch.is_grad_enabled()):
                 bank = self.feature_bank(past, Prompt(texts or None, plan=moments), generator)
-        read = self.action.project(bank).repeated(config.action_draws)
+        read = self.action.project(bank)
         weighs_alignment = stage == "action" and config.alignment_weight > 0
         layers = config.alignment_layers if weighs_alignment else ()
         out = self.run_action(noisy.z, t, read, chosen, layers)
-        terms = {"action_velocity": flow_matching_loss(out.velocity, noisy.target)}  # Eq. 4
+        unit = self._plan_unit(t)
+        error = flow_matching_loss(out.velocity / unit, noisy.target / unit)
+        terms = {"action_velocity": error}  # Eq. 4
         if weighs_alignment:
             align = alignment_loss(out.states, out.readouts)  # Eq. 10, 11
             terms["alignment"] = config.alignment_weight * align  # Eq. 12
@@ -415,7 +429,12 @@ class ReWorld(nn.Module, ReleaseMixin):
             return_blocks=wanted,
             last_block=wanted[-1],
         )
-        return bank_of(out.blocks, order, v)
+        places = grid_places((k, gh, gw), self.config.bank_positions).to(latents)
+        told = {
+            block: torch.cat([states, places.expand(b * v, -1, -1)], dim=-1)
+            for block, states in out.blocks.items()
+        }
+        return bank_of(told, order, v)
 
     def run_video(
         self,
@@ -466,13 +485,25 @@ class ReWorld(nn.Module, ReleaseMixin):
         readout_layers: Sequence[int] = (),
     ) -> ActionOutput:
         """One forward pass of the action tower for the ego states and commands of `plan`."""
-        scope = self.config.action_times.scope
-        ego = self.action_ego(plan.ego, plan.command)
-        out = self.action(a, t if scope == "token" else t[:, 0], bank, ego, readout_layers)
-        if not self.config.carries_motion:
-            return out
-        prior = linear_velocity(a, t, self._carried_motion(plan), self.plan_variance)
-        return replace(out, velocity=prior + out.velocity)
+        config, ego = self.config, self.action_ego(plan.ego, plan.command)
+        time = t if config.action_times.scope == "token" else t[:, 0]
+        if not config.carries_motion:
+            return self.action(a, time, bank, ego, readout_layers)
+        mean, unit, given = self._carried_motion(plan), self._plan_unit(t), a
+        if config.weighs_motion:
+            scale = self.plan_variance.sqrt() / unit
+            given = (a - (1 - t[..., None]) * mean) / scale
+        out = self.action(given, time, bank, ego, readout_layers)
+        prior = linear_velocity(a, t, mean, self.plan_variance)
+        return replace(out, velocity=prior + unit * out.velocity)
+
+    def _plan_unit(self, t: Float[Tensor, "b l"]) -> Float[Tensor, "b l a"] | Float[Tensor, ""]:
+        """The standard deviation of the velocity where z_t and the carried motion are known; 1
+        without `weighs_motion`."""
+        if not self.config.weighs_motion:
+            return t.new_ones(())
+        time, variance = t[..., None], self.plan_variance
+        return (variance / ((1 - time).square() * variance + time.square())).sqrt()
 
     def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
         """What trains in a stage; everything else is frozen. No decay on vectors.
@@ -608,7 +639,7 @@ class ReWorld(nn.Module, ReleaseMixin):
     ) -> Float[Tensor, "bn l 3"]:
         """Euler steps on the action tower alone, its keys and values made once."""
         num_draws = num_plans * sampling.num_averaged
-        projected = self.action.project(bank).repeated(num_draws)
+        projected = self.action.project(bank)
         asked = PlanBatch(
             plan.ego.repeat_interleave(num_draws, dim=0),
             plan.command.repeat_interleave(num_draws, dim=0),
@@ -639,3 +670,12 @@ def _repeated(plan: PlanBatch, count: int) -> PlanBatch:
     }
     tokens = [token for token in plan.tokens for _ in range(count)]
     return replace(plan, **rows, tokens=tokens)
+
+
+def grid_places(grid: tuple[int, int, int], frequencies: int) -> Float[Tensor, "n p"]:
+    """Sine and cosine of every cell's place in time, row and column: half a turn, a whole turn, two
+    turns, ... from one end of an axis to the other."""
+    axes = [(torch.arange(count) + 0.5) / count * math.pi for count in grid]
+    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+    angles = (cells[..., None] * 2.0 ** torch.arange(frequencies)).flatten(1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
