@@ -7,12 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from pdms_scenes import agent, straight_plan, straight_road
+from video_weights import randomised
 
 from maskworld.cli import score
 from maskworld.cli.main import main
+from maskworld.data.video_files import write_video
+from maskworld.metrics.fid import FIDFeatures, FIDInception
 from maskworld.metrics.pdms import read_scene, score_plans, write_scene
+from maskworld.metrics.video_features.i3d import InceptionI3D
 
 
 @pytest.fixture
@@ -28,9 +34,10 @@ def scenes(tmp_path: Path) -> list[Path]:
 def test_help_comes_without_torch_and_numpy() -> None:
     code = (
         "import sys; from maskworld.cli.main import main; "
-        "codes = [main(['score']), main(['score', '--help']), main(['score', 'pdms', '--help'])]; "
+        "codes = [main(['score']), main(['score', '--help']), main(['score', 'pdms', '--help']), "
+        "main(['score', 'fvd', '--help'])]; "
         "heavy = {'torch', 'numpy', 'shapely'} & set(sys.modules); "
-        "assert codes == [0, 0, 0] and not heavy, (codes, heavy)"
+        "assert codes == [0, 0, 0, 0] and not heavy, (codes, heavy)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -151,3 +158,101 @@ def test_every_command_has_examples_that_parse(
     for line in examples:
         assert main(line.split()[1:]) == 0
     assert {type(options) for options in ran} == {command.options}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """real/ and dreamt/, 52 videos each of 10 frames at 10 Hz."""
+    root = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for side in ("real", "dreamt"):
+        (root / side).mkdir()
+        for i in range(52):
+            still = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+            moving = np.stack([np.roll(still, step, 1) for step in range(10)])
+            write_video(root / side / f"{i:02}.mp4", moving, 10)
+    return root
+
+
+def score_fvd(root: Path, *words: str) -> int:
+    return main(["score", "fvd", str(root / "real"), str(root / "dreamt"), *words])
+
+
+def test_two_folders_without_weights_give_the_proxy_and_never_fvd(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "result.json"
+    assert score_fvd(videos, "--frames", "6", "--out", str(out)) == 0
+    said = capsys.readouterr().out
+    assert "frechet_proxy is no FVD" in said
+    result = json.loads(out.read_text())
+    assert set(result["metrics"]) == {"frechet_proxy", "kernel_proxy"}
+    assert result["protocol"]["frechet_proxy"]["num_frames"] == 6
+    assert not [key for key in result["protocol"] if key.startswith("fvd")]
+    assert main(["score", "compare", str(out), str(out)]) == 0
+    assert "+0" in capsys.readouterr().out
+    other = tmp_path / "other.json"
+    assert score_fvd(videos, "--frames", "7", "--stride", "1", "--out", str(other)) == 0
+    assert main(["score", "compare", str(out), str(other)]) == 2
+    assert "num_frames: 6 and 7" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*is not (i3d|pt)_:UserWarning")
+def test_weights_give_fvd_kvd_fid_and_pairs_with_the_protocol_of_each(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks' own arithmetic is tested elsewhere; here they are a sum and a mean."""
+    torch.save(randomised(InceptionI3D(1e-5)), tmp_path / "i3d.pt")
+    torch.save(randomised(FIDInception()), tmp_path / "inception.pth")
+    shapes = []
+
+    def logits(self: object, x: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(x.shape[1:]))
+        return x.flatten(1)[:, :400]
+
+    monkeypatch.setattr(InceptionI3D, "forward", logits)
+    monkeypatch.setattr(FIDInception, "forward", lambda self, x: x.flatten(1)[:, :64])
+    monkeypatch.setattr(FIDFeatures, "dim", 64)  # eigenvectors of 2048 would take the time
+    out = tmp_path / "result.json"
+    words = ["--frames", "10", "--condition-frames", "1", "--num-clips", "3", "--allow-few"]
+    words += ["--weights", str(tmp_path / "i3d.pt"), "--leave-out-condition", "--paired"]
+    words += ["--fid-weights", str(tmp_path / "inception.pth"), "--device", "cpu"]
+    assert score_fvd(videos, *words, "--out", str(out)) == 0
+    result = json.loads(out.read_text())
+    assert set(result["metrics"]) == {
+        *("fvd", "kvd", "fid", "kid", "psnr", "ssim", "shift_error", "frame_change_error")
+    }
+    assert set(shapes) == {(3, 9, 224, 224)}
+    protocol = result["protocol"]
+    for name in ("fvd", "kvd", "fid", "kid"):
+        assert protocol[name]["metric"] == name
+        assert len(protocol[name]["weights_sha256"]) == 64
+        assert protocol[name]["includes_condition_frames"] is False
+    assert protocol["fvd"]["backend"] == "i3d-tats"
+    assert protocol["fid"]["backend"] == "inception-torchmetrics"
+    assert protocol["fid_reading"]["vectors"] == [27, 27]
+    assert result["metrics"]["psnr"]["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frames", "3"], "at least 4 frames"),
+        (["--frames", "11"], "too few for a clip of 11"),
+        (["--frames", "6", "--num-clips", "40"], "more than 48 clips a side"),
+        (["--preset", "vista"], "Did you mean 'vista-5369'"),
+        (["--preset", "vista-5369", "--frames", "16"], "--frames 25 with --preset vista-5369"),
+        (["--preset", "epona-1646"], "--condition-frames: Epona"),
+        (["--preset", "opendwm", "--condition-frames", "1"], "too few for a clip of 16"),
+        (["--frames", "6", "--backend", "i3d-tats"], "--weights with --backend"),
+        (["--frames", "6", "--fid-backend", "inception-clean"], "--fid-weights"),
+        (["--frames", "6", "--alexnet", "a.pth"], "--paired together"),
+        (["--frames", "6", "--weights", "nowhere.pt"], "weights at nowhere.pt"),
+        (["--frames", "6", "--out", "result.csv"], "end in .json"),
+    ],
+)
+def test_what_would_make_a_meaningless_number_is_refused(
+    words: list[str], message: str, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score_fvd(videos, *words) == 2
+    assert message in capsys.readouterr().err

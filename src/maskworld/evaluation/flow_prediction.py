@@ -16,11 +16,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from maskworld.evaluation.prediction import another_clip
 from maskworld.evaluation.results import Results
+from maskworld.evaluation.sensitivity import add_action_sensitivity, another_clip
 from maskworld.flow import SigmaSchedule, add_noise
 from maskworld.guidance import Guidance
-from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.scores import ClipScores, concatenate
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.reworld import ReWorld
@@ -182,16 +181,7 @@ def score_flow_sensitivity(
         name: velocity_errors(system, replace(batch, actions=rows), seed, num_draws=num_draws)
         for name, rows in told.items()
     }
-    for name in ("shuffled", "mirrored"):
-        gap = errors[name].minus(errors["true"])
-        results.add(
-            f"action_sensitivity/{name}",
-            model=gap.mean,
-            interval=bootstrap_interval(gap, np.random.default_rng(seed), groups=groups),
-            n=len(batch),
-            better="higher",
-            baselines={"ignores_actions": 0.0},
-        )
+    add_action_sensitivity(results, errors, groups, seed)
     results.protocol["action_sensitivity"] = {
         "unit": "mean squared error of the velocity",
         "true_actions": errors["true"].mean,

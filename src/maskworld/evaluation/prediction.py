@@ -17,6 +17,7 @@ from torch import Tensor
 
 from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.results import Results
+from maskworld.evaluation.sensitivity import add_action_sensitivity, another_clip
 from maskworld.metrics.codebook import CodebookUse
 from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.scores import ClipScores, concatenate
@@ -284,27 +285,7 @@ def score_action_sensitivity(
         ).scaled(NATS_PER_BIT)
         for name, told in actions.items()
     }
-    for name in ("shuffled", "mirrored"):
-        gap = nats[name].minus(nats["true"])
-        results.add(
-            f"action_sensitivity/{name}",
-            model=gap.mean,
-            interval=bootstrap_interval(gap, np.random.default_rng(seed), groups=groups),
-            n=len(batch),
-            better="higher",
-            baselines={"ignores_actions": 0.0},
-            per_horizon={"model": gap.per_horizon, "ignores_actions": [0.0] * gap.total.shape[1]},
-        )
-
-
-def another_clip(num_clips: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """A permutation without fixed points: clip i gets the next clip of a random cycle."""
-    if num_clips < 2:
-        raise ValueError(f"Expected at least 2 clips to swap actions between, found {num_clips}.")
-    cycle = torch.randperm(num_clips, generator=generator)
-    order = torch.empty_like(cycle)
-    order[cycle] = cycle.roll(1)
-    return order
+    add_action_sensitivity(results, nats, groups, seed)
 
 
 def score_speed(results: Results, prediction: Prediction, num_clips: int) -> None:
