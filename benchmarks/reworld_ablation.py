@@ -223,6 +223,7 @@ def all_tables(recipe: ReWorldRecipe, out: Path) -> dict[str, str]:
     return {
         "protocol": protocol(recipe, cells, out, data),
         "planners": tables.planners(cells, layer, weight),
+        "terms": tables.terms(cells, layer, weight),
         "head": tables.videos(cells, [("no head", without), *named], data.get("dreams")),
         "equal-loss": tables.equal_loss(cells, own.name, without.name),
         "gammas": tables.gammas(cells, DreamsCell(own).name),

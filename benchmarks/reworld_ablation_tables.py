@@ -184,6 +184,23 @@ def planners(cells: Cells, layer: int, weight: float) -> str:
     return "\n\n".join(part for part in (table, gains, "\n".join(within)) if part)
 
 
+def terms(cells: Cells, layer: int, weight: float) -> str:
+    """What stages 2 and 3 ended with: weighted terms of the training loss over the last fifth of
+    the log, means over seeds."""
+    names = {"action_velocity": "L_FM", "alignment": "alignment", "repulsion": "repulsion"}
+    stages = [PlannerCell(), PlannerCell(layer)]
+    stages = [*stages, PlannerCell(0, weight), PlannerCell(layer, weight)]
+    lines = [f"| stage | {' | '.join(names.values())} | seeds |", "|---" * 5 + "|"]
+    for name in [*(each.stage_two for each in stages[:2]), *(each.name for each in stages)]:
+        found = [cells.by_seed[seed][name]["terms"] for seed in cells.having(name)]
+        values = [
+            f"{np.mean([each[key] for each in found]):.4f}" if found and key in found[0] else "-"
+            for key in names
+        ]
+        lines.append(f"| {name} | {' | '.join(values)} | {told(cells.having(name))} |")
+    return "\n".join(lines)
+
+
 def weights(cells: Cells, layer: int, found: Sequence[float]) -> str:
     """Table 7: the weight of the repulsion, after the aligned stage 2."""
     rows = [(f"{weight:g}", PlannerCell(layer, weight).name) for weight in (0.0, *found)]

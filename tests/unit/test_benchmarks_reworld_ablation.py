@@ -67,11 +67,20 @@ def test_a_killed_ablation_goes_on_to_the_same_numbers(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     page = tmp_path / "page.md"
-    names = ("protocol", "planners", "head", "equal-loss", "gammas", "weights", "head-layers")
+    names = (
+        "protocol",
+        "planners",
+        "terms",
+        "head",
+        "equal-loss",
+        "gammas",
+        "weights",
+        "head-layers",
+    )
     page.write_text(
         "\n".join(
             f"<!-- ablation-{name}:begin -->\n<!-- ablation-{name}:end -->\nprose of {name}"
-            for name in (*names, "alignment-layers", "rivals")
+            for name in names
         )
     )
     asked = ["--seeds", "3", "--steps", "4", "2", "2", "--only", "planners"]
