@@ -33,6 +33,7 @@ commands:
 
 examples:
   maskworld data collect drive --out drives --num-worlds 50
+  maskworld data collect metaworld --tasks drawer-open-v3 --out robot
   maskworld data import video my_videos/ --out videos --size 128 192 --fps 10
   maskworld data curate my_videos/ --out clips --size 128 192 --fps 10
   maskworld data check clips --num-frames 16
@@ -84,6 +85,39 @@ class CollectDrive:
     seed: int = 0
     """Seed of the first world."""
     num_workers: int = 1
+    """Processes; the result does not depend on it."""
+    overwrite: bool = False
+    """Replace what stands at --out, once the new dataset is complete."""
+
+
+@dataclass(frozen=True)
+class CollectMetaworld:
+    """Record Meta-World's scripted experts: images, masks, instruction, hand and gripper, actions.
+    Stopped in the middle, the same command goes on. Needs the extra `robot` and off-screen OpenGL.
+
+    Examples:
+      maskworld data collect metaworld --tasks drawer-open-v3 window-open-v3 --out robot
+      maskworld data collect metaworld --tasks reach-v3 --episodes 100 --out reach --workers 4
+    """
+
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...")]
+    """Names of Meta-World, for instance button-press-topdown-v3."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The dataset to make."""
+    episodes: int = 40
+    """Episodes per task."""
+    cameras: Names = ("corner4", "gripperPOV")
+    """Third person first, then wrist; also corner, corner2, corner3, topview, behindGripper."""
+    size: Annotated[tuple[int, int], tyro.conf.arg(metavar="HEIGHT WIDTH")] = (128, 128)
+    seed: int = 0
+    """First seed of every task; training seeds never meet those of evaluation."""
+    keep_failures: bool = False
+    """Keep episodes without success, marked, instead of recording others in their place."""
+    action_noise: float = 0.0
+    """Standard deviation of noise on the hand's motion, so that experts show how to recover."""
+    max_steps: int = 500
+    """Steps after which an episode has failed."""
+    workers: int = 2
     """Processes; the result does not depend on it."""
     overwrite: bool = False
     """Replace what stands at --out, once the new dataset is complete."""
@@ -296,6 +330,7 @@ class Command:
 
 COMMANDS = (
     Command(("collect", "drive"), CollectDrive, "record the driving world"),
+    Command(("collect", "metaworld"), CollectMetaworld, "record Meta-World's experts"),
     Command(("import", "video"), ImportVideo, "videos with captions, actions and masks"),
     Command(("import", "lerobot"), ImportLerobot, "LeRobot datasets v2.0, v2.1, v3.0"),
     Command(("import", "tokens"), ImportTokens, "arrays of codes, such as commaVQ"),

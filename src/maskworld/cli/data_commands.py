@@ -22,6 +22,7 @@ def run_command(options: Any) -> int:
     """Runs the command of an options object; returns the exit code."""
     runs: dict[type, Callable[[Any], int | None]] = {
         verbs.CollectDrive: _collect_drive,
+        verbs.CollectMetaworld: _collect_metaworld,
         verbs.ImportVideo: _import_video,
         verbs.ImportLerobot: _import_lerobot,
         verbs.ImportTokens: _import_tokens,
@@ -35,7 +36,7 @@ def run_command(options: Any) -> int:
     try:
         return runs[type(options)](options) or 0
     except KeyboardInterrupt as stop:
-        if getattr(options, "resume", False):
+        if getattr(options, "resume", False) or isinstance(options, verbs.CollectMetaworld):
             raise KeyboardInterrupt(
                 "Stopped by Ctrl-C; finished episodes are kept, run the same command to go on."
             ) from stop
@@ -63,6 +64,31 @@ def _collect_drive(options: verbs.CollectDrive) -> None:
         )
     count = options.num_worlds * options.episodes_per_world
     print(f"{options.out}: {count} episodes, {count * options.num_frames} frames")
+    _say_next(options.out)
+
+
+def _collect_metaworld(options: verbs.CollectMetaworld) -> None:
+    from maskworld.preparation.collect_metaworld import MetaWorldPlan, collect_metaworld
+
+    plan = MetaWorldPlan(
+        tasks=options.tasks,
+        episodes_per_task=options.episodes,
+        cameras=options.cameras,
+        size=options.size,
+        seed=options.seed,
+        keep_failures=options.keep_failures,
+        action_noise=options.action_noise,
+        max_steps=options.max_steps,
+    )
+    with _progress("episodes") as progress:
+        report = collect_metaworld(
+            options.out,
+            plan,
+            num_workers=options.workers,
+            overwrite=options.overwrite,
+            report=progress,
+        )
+    print(report)
     _say_next(options.out)
 
 

@@ -179,10 +179,9 @@ def collect_metaworld(
         report: called with the number of episodes done and the total after each.
 
     Raises:
-        ValueError: `out_dir` exists, an unfinished collection there has another plan, or another
-            process works on it.
+        ValueError: `out_dir` exists, an unfinished collection there has another plan, another
+            process works on it, or most attempts of a task fail.
         MissingGL: this machine has no off-screen OpenGL.
-        RuntimeError: more than half of a task's attempts fail: something is wrong with it.
     """
     find_backend()
     out = Path(out_dir)
@@ -271,7 +270,7 @@ class SeedQueue:
         """The next job; None when every task has enough done or under way.
 
         Raises:
-            RuntimeError: too many attempts of a task gave nothing.
+            ValueError: too many attempts of a task gave nothing.
         """
         if self._again:
             job = self._again.popleft()
@@ -281,7 +280,7 @@ class SeedQueue:
             mine = [outcome for job, outcome in self.outcomes.items() if job[0] == task]
             kept = sum(self._is_kept(outcome) for outcome in mine)
             if len(mine) - kept > max(10, self.plan.episodes_per_task):
-                raise RuntimeError(
+                raise ValueError(
                     f"{task}: {len(mine) - kept} of {len(mine)} attempts gave no episode (no "
                     f"success within {self.plan.max_steps} steps, or a crash): lower the action "
                     "noise, raise the step limit, or keep failures."

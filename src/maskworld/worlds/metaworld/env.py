@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -248,6 +249,10 @@ def _simulator(task: str) -> Any:
             f"Meta-World is not installed ({error}): pip install 'maskworld[robot]', which brings "
             "metaworld, mujoco and packaging."
         ) from error
+    import mujoco
+
+    if mujoco.get_mju_user_warning() is None:  # else MuJoCo writes MUJOCO_LOG.TXT where it runs
+        mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
     simulator: Any = ALL_V3_ENVIRONMENTS[task]()
     # What Meta-World's `set_task` does for its multi-task benchmarks, without the pickled task.
     simulator._partially_observable = False
