@@ -355,6 +355,7 @@ def test_ghosts_are_no_experts(place: Path) -> None:
         ("reworld-tiny --data drives --video-weights nothing", "LTX-Video"),
         ("reworld-tiny --data drives --pool nothing", "data mine"),
         ("reworld-tiny --data drives --stages standard video", "standard alone"),
+        ("reworld-tiny --data drives --stages joint --no-world-model", "action alone"),
         ("reworld-tiny --data drives --mine-online --pool nothing", "data mine"),
         ("reworld-tiny --data poses --mine-online", "--mining-scenes"),
         ("reworld-tiny --data drives --mine-online --mining-scenes nothing", "scene file"),
@@ -428,19 +429,36 @@ def test_half_of_the_windows_must_have_a_plan_for_the_video_to_read_it(place: Pa
         assert reworld_data.with_plans(opened("brief"), 8).plan_frame is None
 
 
-def test_evaluate_scores_dreams_and_plans(
-    trained: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_evaluate_scores_dreams_plans_and_drives_beside_other_models(
+    trained: Path,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from maskworld.cli import reworld_scoring
 
     monkeypatch.setattr(reworld_scoring, "EGO_WORLDS", 2)
+    words = [*TINY[:1], *TINY[3:], "--data", "drives", "--init", f"{trained}/model"]
+    words += ["--no-world-model", "--sample-every", "0"]
+    assert run(place, tmp_path / "plain", *words) == 0, capsys.readouterr().err
+    before = read_safetensors(trained / "model" / "model.safetensors")
+    after = read_safetensors(tmp_path / "plain" / "model" / "model.safetensors")
+    assert torch.equal(before["tokenizer.first.mean"], after["tokenizer.first.mean"])
+    assert not torch.equal(before["video.proj_in.weight"], after["video.proj_in.weight"])
+
     out = tmp_path / "scores"
     line = ["evaluate", f"{trained}/model", "--data", str(place / "drives"), "--num-clips", "4"]
-    assert main([*line, "--world", "drive", "--scenes", "2", "--out", str(out)]) == 0
+    line += ["--world", "drive", "--scenes", "2", "--reactive", "--drives", "2"]
+    line += ["--beside", f"no_world_model={tmp_path}/plain/model"]
+    with pytest.warns(UserWarning, match="no frechet_proxy"):  # four clips are too few, and said so
+        assert main([*line, "--out", str(out)]) == 0
     results = read_results(out / "metrics.json")
     assert {"psnr", "ssim", "pdms", "dac", "action_sensitivity/shuffled"} <= set(results["metrics"])
     assert "copy_last" in results["metrics"]["psnr"]
-    assert "constant_velocity" in results["metrics"]["pdms"]
+    assert {"constant_velocity", "no_world_model"} <= set(results["metrics"]["pdms"])
+    assert {"ego_status", "no_world_model"} <= set(results["metrics"]["closed_loop/pdms"])
+    assert "not computed" in results["protocol"]["frechet_proxy"]
     assert len(results["metrics"]["psnr"]["per_horizon"]["model"]) == 8
     assert results["protocol"]["gamma"] == load_recipe("reworld-tiny").sampling.guidance.gamma
     assert len(list((out / "videos").iterdir())) == 4
@@ -457,6 +475,9 @@ def test_evaluate_scores_dreams_and_plans(
         ("reworld --data codes.npy", "tokens"),
         ("reworld --world drive --scenes 1", "--scenes"),
         ("reworld --data clips --gamma inf", "finite --gamma"),
+        ("reworld --data clips --reactive", "--world"),
+        ("reworld --world drive --reactive --drives 1", "--drives"),
+        ("reworld --world drive --beside other", "NAME=MODEL"),
         ("worlddreamer --world drive", "plans nothing"),
         ("worlddreamer --data clips --gamma 1.2", "WorldDreamer"),
     ],

@@ -23,6 +23,7 @@ class EvaluateOptions:
       maskworld evaluate run/model --data held_out/ --out scores
       maskworld evaluate run/model --data held_out/ --train-data clips/ --num-clips 500
       maskworld evaluate rw/model --world drive --scenes 200 --out scores          (ReWorld)
+      maskworld evaluate rw/model --world drive --reactive --beside plain=plain/model
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
@@ -48,6 +49,13 @@ class EvaluateOptions:
     """ReWorld: score plans too, in held-out scenes of the driving world, by their PDM score."""
     scenes: int = 200
     """Scenes of --world."""
+    reactive: bool = False
+    """With --world: let the planner drive as well, among traffic that reacts."""
+    drives: int = 8
+    """Worlds that are driven in with --reactive."""
+    beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=MODEL ..."), _QUIET] = ()
+    """With --world: other ReWorld models to plan beside this one, for instance the planner without
+    a world model (`maskworld train --no-world-model`)."""
     gamma: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")] = None
     """ReWorld: self-guidance of sampled dreams, 1 = none; default: as the model was released."""
     seed: int = 0

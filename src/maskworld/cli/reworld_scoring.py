@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from maskworld.cli.evaluate import EvaluateOptions
+from maskworld.cli.gallery import clip_rows
+from maskworld.cli.quickstart_parts import spread
 from maskworld.cli.reworld_data import with_plans
 from maskworld.cli.reworld_dreaming import with_guidance
 from maskworld.cli.scoring import independent_groups, spread_clips, write_scores
 from maskworld.data.dataset import ClipDataset
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.evaluation.baselines import TrivialFutures
+from maskworld.evaluation.closed_loop import ClosedLoopConfig, add_closed_loop, drive
 from maskworld.evaluation.flow_prediction import (
     POSTERIOR_MEAN,
     dream,
@@ -26,10 +30,15 @@ from maskworld.evaluation.flow_prediction import (
     score_dream_speed,
     score_flow_sensitivity,
 )
+from maskworld.evaluation.frechet import score_frechet_proxy
 from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.planning import score_planning, standard_planners
 from maskworld.evaluation.results import Results
+from maskworld.interfaces import Planner
+from maskworld.metrics.frechet_proxy import NAME as FRECHET_PROXY
 from maskworld.nn.config_io import config_to_json
+from maskworld.policies import ConstantVelocity
+from maskworld.preparation.collect import SCENE_FPS
 from maskworld.preparation.planning_clips import MomentPlan, collect_planning_clips
 from maskworld.preparation.planning_scenes import collect_planning_scenes
 from maskworld.recipes.open import drives_of, load_reworld, open_dataset, open_source
@@ -42,7 +51,6 @@ SCENES_FROM, NUM_WORLDS = 500_000, 24
 """Held-out worlds of the driving world, which `maskworld data collect` numbers from 0. Ours."""
 EGO_WORLDS, EGO_CLIPS = 64, 8
 """Worlds and moments of each on which the planner of ego states alone is trained. Ours."""
-NUM_SHOWN = 6
 
 
 def score_reworld(options: EvaluateOptions) -> None:
@@ -54,6 +62,10 @@ def score_reworld(options: EvaluateOptions) -> None:
         )
     if options.world is not None and options.scenes < 2:
         raise ValueError(f"Expected --scenes of at least 2, found {options.scenes}.")
+    if options.world is None and (options.reactive or options.beside):
+        raise ValueError("Expected --world with --reactive and --beside, found none.")
+    if options.reactive and not 2 <= options.drives <= NUM_WORLDS:
+        raise ValueError(f"Expected --drives of 2 to {NUM_WORLDS}, found {options.drives}.")
     release = load_reworld(options.model)
     system, config = release.system, release.system.config
     if options.num_frames not in (None, config.num_frames):
@@ -104,26 +116,31 @@ def _score_dreams(
     if batch.actions is not None and config.future_actions == 2:
         score_flow_sensitivity(results, system, batch, groups, seed)
     score_dream_speed(results, "dream_sampled", sampled.seconds, len(batch))
+    add_frechet_proxy(results, real, sampled.frames[:, :, now:], trivial, kept[:, :, now:], groups)
     panels = {
         "real": batch.frames,
         "reconstructed": kept,
         "dreamt, mean": mean.frames,
         "dreamt, sampled": sampled.frames,
     }
-    chosen = np.linspace(0, len(batch) - 1, min(NUM_SHOWN, len(batch))).round().astype(int)
-    return [
-        VideoRow(
-            name=f"clip {i}",
-            panels={
-                name: rearrange(frames[i], "1 t c h w -> t h w c").contiguous().numpy()
-                for name, frames in panels.items()
-            },
-            caption=batch.captions[i],
-            num_context=now,
-            fps=config.fps,
-        )
-        for i in chosen.tolist()
-    ]
+    return clip_rows(batch, panels, now)
+
+
+def add_frechet_proxy(
+    results: Results,
+    real: UInt8[Tensor, "b v f c h w"],
+    dreamt: UInt8[Tensor, "b v f c h w"],
+    trivial: Mapping[str, UInt8[Tensor, "b v f c h w"]],
+    reconstructed: UInt8[Tensor, "b v f c h w"],
+    groups: Int[np.ndarray, " b"],
+) -> None:
+    """Adds "frechet_proxy" of sampled dreams; where clips are too few, the protocol says so."""
+    others = {"reconstruction": reconstructed, **trivial}
+    try:
+        score_frechet_proxy(results, real, dreamt, others, groups)
+    except ValueError as error:
+        results.protocol[FRECHET_PROXY] = f"not computed. {error}"
+        warnings.warn(f"no {FRECHET_PROXY}: {error}", stacklevel=2)
 
 
 def read_recordings(
@@ -191,17 +208,15 @@ class ReleasedPlanner:
 def score_in_drive(
     results: Results, options: EvaluateOptions, system: ReWorld, sampling: FlowSampling
 ) -> None:
-    """Adds PDM scores in held-out scenes of the driving world beside the standard planners.
+    """Adds PDM scores in held-out scenes of the driving world beside the standard planners, and
+    at the wheel where asked for.
 
     Raises:
         ValueError: a model of the video alone, or a frame rate that the world does not have.
     """
     config = system.config
-    if not bool(system.normaliser.statistics.is_fitted):
-        raise ValueError(
-            f"Expected a trained planner for --world, found a model of the video alone in "
-            f"{options.model}: train it on with --start-at action."
-        )
+    check_planner(system, options.model)
+    rivals = rivals_of(options, config)
     plan = MomentPlan(
         num_past=config.num_past, num_future=0, size=config.frame_size, fps=config.fps
     )
@@ -220,7 +235,10 @@ def score_in_drive(
     ).plan
     assert train is not None
     generator = torch.Generator().manual_seed(options.seed)
-    others = standard_planners(train, scenes, generator)
+    standard = standard_planners(train, scenes, generator)
+    if twice := sorted(standard.keys() & rivals.keys()):
+        raise ValueError(f"Expected another name than {twice[0]} for a model of --beside.")
+    others = rivals | standard
     score_planning(
         results,
         scenes,
@@ -233,7 +251,71 @@ def score_in_drive(
     results.protocol["planning"] |= {
         "worlds": f"{worlds.start} to {worlds.stop - 1}, not trained on unless you did",
         "ego_status_trained_on": f"{EGO_WORLDS * EGO_CLIPS} moments of {EGO_WORLDS} worlds",
+        "beside": list(options.beside),
     }
+    if options.reactive:
+        chosen = [worlds[i] for i in spread(len(worlds), options.drives)]
+        planners: dict[str, Planner | None] = {"model": ReleasedPlanner(system, sampling), **rivals}
+        planners |= {"constant_velocity": ConstantVelocity(), "ego_status": others["ego_status"]}
+        score_drives(results, {**planners, "expert": None}, chosen, plan, options.seed)
+
+
+def score_drives(
+    results: Results,
+    planners: Mapping[str, Planner | None],
+    worlds: Sequence[int],
+    seen: MomentPlan,
+    seed: int,
+) -> None:
+    """Adds "closed_loop/...": every planner drives every world, and traffic reacts to it."""
+    config = ClosedLoopConfig(seen=seen)
+    records = {
+        name: drive(planner, worlds, config, torch.Generator().manual_seed(seed))
+        for name, planner in planners.items()
+    }
+    add_closed_loop(results, records, config, seed=seed)
+    results.protocol["closed_loop"] = {
+        "worlds": list(worlds),
+        "traffic": "reacts",
+        "seconds": config.num_steps / SCENE_FPS,
+        "new_plan_every_s": config.replan_every / SCENE_FPS,
+    }
+
+
+def rivals_of(options: EvaluateOptions, config: ReWorldConfig) -> dict[str, Planner]:
+    """The models of --beside, by name.
+
+    Raises:
+        ValueError: no NAME=MODEL, a name twice, or a planner that sees other pictures.
+    """
+    found: dict[str, Planner] = {}
+    for text in options.beside:
+        name, is_pair, path = text.partition("=")
+        if not (name and is_pair and path) or name in {"model", *found}:
+            raise ValueError(
+                f"Expected --beside NAME=MODEL with names that differ, found {text!r}."
+            )
+        release = load_reworld(path)
+        other = release.system.config
+        for key in ("num_past", "frame_size", "fps"):
+            if getattr(other, key) != getattr(config, key):
+                raise ValueError(
+                    f"Expected models beside each other to see the same past, found {key} "
+                    f"{getattr(other, key)} in {path} and {getattr(config, key)} in "
+                    f"{options.model}: evaluate them one by one."
+                )
+        check_planner(release.system, path)
+        found[name] = ReleasedPlanner(release.system, release.decoding)
+    return found
+
+
+def check_planner(system: ReWorld, path: str) -> None:
+    """Raises a ValueError for a model of the video alone."""
+    if not bool(system.normaliser.statistics.is_fitted):
+        raise ValueError(
+            f"Expected a trained planner for --world, found a model of the video alone in "
+            f"{path}: train it on with --start-at action."
+        )
 
 
 def _protocol(options: EvaluateOptions, system: ReWorld, sampling: FlowSampling) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def choose_stages(options: TrainOptions, recipe: ReWorldRecipe) -> list[Stage]:
     """The recipe's stages that the user asks for, in the recipe's order, all by default.
 
     "video" names all rows of the video's curriculum. "standard" (Eq. 5) is no row of a recipe: it
-    stands alone, with the settings of the video's last row. The tokenizer's stage is left out with
-    --init.
+    stands alone, with the settings of the video's last row. So does "action" without a world model.
+    The tokenizer's stage is left out with --init.
 
     Raises:
         ValueError: unknown names, both ways of asking, or a stage whose forerunners nobody trains.
@@ -50,6 +50,12 @@ def choose_stages(options: TrainOptions, recipe: ReWorldRecipe) -> list[Stage]:
             )
         video = [stage for stage in rows if _kind(stage) == "video"][-1]
         return [*tokenizer, replace(video, name=STANDARD)]
+    if options.no_world_model:
+        if asked not in ([], ["action"]):
+            raise ValueError(
+                f"Expected stage action alone with --no-world-model, found {' '.join(asked)}."
+            )
+        return [*tokenizer, *(stage for stage in rows if stage.name == "action")]
     chosen = rows
     if options.stages:
         chosen = [s for s in rows if s.name in options.stages or _kind(s) in options.stages]

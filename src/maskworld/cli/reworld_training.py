@@ -45,6 +45,8 @@ from maskworld.training.distributed import derive_seed, processes_from_environme
 from maskworld.training.loop import train
 from maskworld.types import Batch, Prompt
 
+LEARNT = ("video.", "heads.", "representation.", "prompter.", "action.", "action_ego.")
+"""Beginnings of the names of what the stages train; the rest is tokenizer and ranges."""
 FIT_CLIPS = 160
 """Clips that patch latents and statistics of latents are fitted on."""
 
@@ -142,7 +144,11 @@ def _build_system(
         torch.manual_seed(derive_seed(options.seed, 0, "weights"))
         system = ReWorld(config)
     if initial is not None:
-        load_state_tensors(system, state_tensors(initial), str(options.init))
+        tensors = state_tensors(initial)
+        if options.no_world_model:
+            fresh = state_tensors(system)
+            tensors |= {name: fresh[name] for name in tensors if name.startswith(LEARNT)}
+        load_state_tensors(system, tensors, str(options.init))
     elif options.video_weights is not None:
         from maskworld.weights.ltx import load_ltx_into
 
@@ -283,6 +289,7 @@ def _record(
         "weights": list(options.weights),
         "clip_stride": options.clip_stride or recipe.clip_stride,
         "init": options.init,
+        **({"no_world_model": True} if options.no_world_model else {}),
         "video_weights": text(options.video_weights),
         "pool": text(options.pool),
         "mining": _mining_record(options),

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Int, UInt8
-from torch import Tensor
+from jaxtyping import Int
 
 from maskworld.cli.evaluate import EvaluateOptions
+from maskworld.cli.gallery import clip_rows
 from maskworld.cli.inputs import check_writable
 from maskworld.data.dataset import ClipDataset, ImageDataset
 from maskworld.data.sources.tokens import TokenSource
@@ -48,9 +47,10 @@ from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.token_grid import TokenGrid
 from maskworld.types import Batch, Clip, collate
 
+REWORLD_OPTIONS = ("world", "gamma", "reactive", "beside")
+"""Of `EvaluateOptions`."""
 MIN_RECORDINGS = 10
 """From this many recordings on, intervals draw whole recordings; below, clips."""
-NUM_SHOWN = 6
 
 
 def score_model(options: EvaluateOptions) -> None:
@@ -68,10 +68,12 @@ def score_model(options: EvaluateOptions) -> None:
 
         score_reworld(options)
         return
-    if options.world is not None or options.gamma is not None:
+    given = [name for name in REWORLD_OPTIONS if getattr(options, name)]
+    if given:
+        flags = ", ".join(f"--{name}" for name in given)
         raise ValueError(
-            "Expected no --world and no --gamma for a model of WorldDreamer: it plans nothing, and "
-            "has no head to guide itself with."
+            f"Expected no {flags} for a model of WorldDreamer: it plans nothing, and has no head "
+            "to guide itself with."
         )
     options = replace(options, num_context=options.num_context or 1)
     assert options.num_context is not None
@@ -193,7 +195,13 @@ def _score(
         fitted = TrivialFutures.fit(torch.stack(shown) if shown else real, context)
         futures = fitted.predict(real[:, :, :context], real.shape[2] - context)
         score_frames(results, batch, expected, argmax, drawn, futures, context, groups, seed)
-        rows = _rows(batch, drawn, sampled.dream.frames, expected, context)
+        panels = {
+            "real": real,
+            "reconstructed": drawn,
+            "dreamt": sampled.dream.frames,
+            "dreamt, expected": expected,
+        }
+        rows = clip_rows(batch, panels, context)
     score_tokens(results, system, batch, greedy.dream.tokens, context, groups, seed)
     if batch.actions is not None and system.config.action_dim == 2:
         score_action_sensitivity(results, system, batch, context, groups, seed, size)
@@ -201,37 +209,6 @@ def _score(
         score_likelihood(results, system, train, batch, seed)
     score_speed(results, sampled, len(batch))
     return rows
-
-
-def _rows(
-    batch: Batch,
-    reconstructed: UInt8[Tensor, "b v t c h w"],
-    dreamt: UInt8[Tensor, "b v t c h w"] | None,
-    expected: UInt8[Tensor, "b v t c h w"],
-    num_context: int,
-) -> list[VideoRow]:
-    """Some clips beside their dreams."""
-    panels = {
-        "real": batch.frames,
-        "reconstructed": reconstructed,
-        "dreamt": dreamt,
-        "dreamt, expected": expected,
-    }
-    chosen = np.linspace(0, len(batch) - 1, min(NUM_SHOWN, len(batch))).round().astype(int)
-    return [
-        VideoRow(
-            name=f"clip {i}",
-            panels={
-                name: rearrange(frames[i], "1 t c h w -> t h w c").contiguous().numpy()
-                for name, frames in panels.items()
-                if frames is not None
-            },
-            caption=batch.captions[i],
-            num_context=num_context,
-            fps=5.0 if batch.fps is None else float(batch.fps[i]),
-        )
-        for i in chosen.tolist()
-    ]
 
 
 def _protocol(

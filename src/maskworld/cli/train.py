@@ -64,6 +64,9 @@ class TrainOptions:
     first, unless --init brings one."""
     start_at: Annotated[str | None, tyro.conf.arg(metavar="STAGE", help_behavior_hint="")] = None
     """The first of ReWorld's stages to train; those before it come from --init."""
+    no_world_model: bool = False
+    """Train stage action alone on a video tower that never saw a video: ReWorld's planner without a
+    world model, of equal size, to stand beside it. --init brings tokenizer and ranges."""
     pool: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Scored candidates of the training scenes (`maskworld data mine`), from which stage joint
     takes its hard negatives."""

@@ -51,6 +51,7 @@ REWORLD_OPTIONS = (
     "start_at",
     "pool",
     "video_weights",
+    "no_world_model",
     "mine_online",
     "mining_every",
     "mining_scenes",

@@ -1,0 +1,51 @@
+"""Does a model read its actions? How much worse it is when it is told others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from maskworld.evaluation.results import Results
+from maskworld.metrics.intervals import bootstrap_interval
+from maskworld.metrics.scores import ClipScores
+
+
+def another_clip(num_clips: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """A permutation without fixed points: clip i gets the next clip of a random cycle."""
+    if num_clips < 2:
+        raise ValueError(f"Expected at least 2 clips to swap actions between, found {num_clips}.")
+    cycle = torch.randperm(num_clips, generator=generator)
+    order = torch.empty_like(cycle)
+    order[cycle] = cycle.roll(1)
+    return order
+
+
+def add_action_sensitivity(
+    results: Results,
+    loss: Mapping[str, ClipScores],
+    groups: Int[np.ndarray, " n"],
+    seed: int,
+) -> None:
+    """Adds "action_sensitivity/<how>": how much the loss of the same clips grows when the actions
+    are disturbed. A model that ignores its actions scores 0.
+
+    Args:
+        loss: "true", and one for every way to disturb the actions.
+    """
+    for name, disturbed in loss.items():
+        if name == "true":
+            continue
+        gap = disturbed.minus(loss["true"])
+        results.add(
+            f"action_sensitivity/{name}",
+            model=gap.mean,
+            interval=bootstrap_interval(gap, np.random.default_rng(seed), groups=groups),
+            n=len(gap),
+            better="higher",
+            baselines={"ignores_actions": 0.0},
+            per_horizon={"model": gap.per_horizon, "ignores_actions": [0.0] * gap.total.shape[1]},
+        )
