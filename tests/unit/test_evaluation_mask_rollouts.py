@@ -1,8 +1,18 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
+from mask_world_model_material import CHUNK, FEW, FUTURE, MEMORY, SIZE, micro_config, micro_model
 
-from maskworld.evaluation.mask_rollouts import copy_last_mask, score_mask_rollouts
+from maskworld.data.control import ControlClips, ControlWindow, MemoryPick
+from maskworld.data.transforms import ResizeCrop
+from maskworld.evaluation.mask_rollouts import (
+    copy_last_mask,
+    dream_masks,
+    score_mask_rollouts,
+)
 from maskworld.evaluation.results import Results
 
 NAMES = ("background", "robot", "object", "goal")
@@ -65,3 +75,63 @@ def test_the_gain_over_copying_has_a_paired_interval() -> None:
     low, high = gain["interval"]
     assert 0 < low <= gain["model"] <= high
     assert gain["per_horizon"]["model"][2] > gain["per_horizon"]["model"][0] > 0
+
+
+@dataclass
+class Sliding:
+    """An episode whose maps hold, at frame t, t pixels of robot in their first row; twice the size
+    of the model's frames."""
+
+    caption: str = "push"
+    num_frames: int = 14
+    fps: float = 5.0
+    segments: tuple[tuple[int, int], ...] = ((0, 14),)
+    actions: np.ndarray | None = None
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        return np.zeros((2, len(indices), 3, 2 * SIZE[0], 2 * SIZE[1]), np.uint8)
+
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        maps = np.zeros((2, len(indices), 2 * SIZE[0], 2 * SIZE[1]), np.uint8)
+        for i, frame in enumerate(indices):
+            maps[:, i, :2, : 2 * frame] = 1
+        return maps
+
+
+@dataclass
+class Two:
+    name: str = "sliding"
+
+    def __len__(self) -> int:
+        return 2
+
+    def episode(self, index: int) -> Sliding:
+        return Sliding()
+
+
+def test_dreams_stand_beside_the_masks_that_came_and_the_mask_of_now() -> None:
+    system = micro_model()
+    window = ControlWindow(MemoryPick(MEMORY, "every", stride=1), FUTURE, 1, CHUNK)
+    clips = ControlClips(
+        Two(),
+        window,
+        transforms=[ResizeCrop(SIZE)],
+        reads_control=False,
+        reads_labels=True,
+        allows_padding=False,
+    )
+    chosen = [0, 3, len(clips) - 1]
+    found = dream_masks(system, clips, chosen, 0, sampling=FEW, batch_size=2)
+    nows = [clips.moment(i).start for i in chosen]
+    assert found.now[:, 0, 0].sum(-1).tolist() == nows
+    assert found.real[:, 1, :, 0].sum(-1).tolist() == [
+        [now + k for k in range(1, FUTURE + 1)] for now in nows
+    ]
+    assert found.model.shape == found.real.shape == found.reconstruction.shape
+    assert found.episodes.tolist() == [0, 0, 1]
+    assert found.names == ("background", "robot", "object")
+    again = dream_masks(system, clips, chosen, 0, sampling=FEW, batch_size=2)
+    assert torch.equal(found.model, again.model)
+    rgb = micro_model(micro_config(target="rgb"))
+    with pytest.raises(ValueError, match="'rgb'"):
+        dream_masks(rgb, clips, chosen, 0)

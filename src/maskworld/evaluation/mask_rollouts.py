@@ -3,18 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from einops import repeat
-from jaxtyping import Int, Integer
+from jaxtyping import Int, Integer, UInt8
 from torch import Tensor
 
+from maskworld.data.control import ControlClips
+from maskworld.data.transforms import apply_transforms
 from maskworld.evaluation.results import Results
 from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.masks import MEAN, BoundaryF, MaskIoU, MaskScores
 from maskworld.metrics.scores import ClipScores
+from maskworld.samplers.flow_sampling import FlowSampling
+from maskworld.systems.mask_world_model import SAMPLING, MaskWorldModel
+from maskworld.types import Clip, collate
 
 COPY = "copy_last"
+
+
+@dataclass(frozen=True)
+class DreamtMasks:
+    """Futures of several clips in the groups of a palette."""
+
+    real: UInt8[Tensor, "b v f h w"]
+    model: UInt8[Tensor, "b v f h w"]
+    reconstruction: UInt8[Tensor, "b v f h w"]
+    """The real ones through tokenizer and palette: the best that a dream can look like."""
+    now: UInt8[Tensor, "b v h w"]
+    names: tuple[str, ...]
+    episodes: Int[np.ndarray, " b"]
+
+
+@torch.no_grad()
+def dream_masks(
+    system: MaskWorldModel,
+    clips: ControlClips,
+    indices: Sequence[int],
+    seed: int,
+    *,
+    sampling: FlowSampling = SAMPLING,
+    batch_size: int = 8,
+) -> DreamtMasks:
+    """Dreams the future of held-out clips; the masks of now are read for the copy alone.
+
+    Args:
+        clips: with labels; their colour transforms do not matter, geometry is shared by all maps.
+        indices: which clips.
+
+    Raises:
+        ValueError: clips without labels, or a system that predicts RGB.
+    """
+    if not clips.reads_labels or system.config.target != "mask":
+        raise ValueError(
+            "Expected clips with reads_labels and a system with target mask, found "
+            f"{clips.reads_labels} and {system.config.target!r}: an RGB target has no masks to "
+            "score."
+        )
+    generator = torch.Generator(system.device).manual_seed(seed)
+    real, model, again = [], [], []
+    for start in range(0, len(indices), batch_size):
+        batch = collate([clips.get(i, seed=i) for i in indices[start : start + batch_size]])
+        batch = batch.to(system.device)
+        dreamt = system.rollout(batch, generator, sampling).labels
+        latents = system.clips.encode(batch, with_future=True)
+        _, kept = system.clips.decode(latents[:, :, system.config.num_memory :])
+        assert batch.labels is not None
+        assert dreamt is not None
+        assert kept is not None
+        real.append(system.palette.group(batch.labels).cpu())
+        model.append(dreamt.cpu())
+        again.append(kept.cpu())
+    return DreamtMasks(
+        torch.cat(real),
+        torch.cat(model),
+        torch.cat(again),
+        system.palette.group(torch.stack([_mask_of_now(clips, i) for i in indices])),
+        system.palette.config.names,
+        np.array([clips.moment(i).episode for i in indices]),
+    )
+
+
+def _mask_of_now(clips: ControlClips, index: int) -> UInt8[Tensor, "v h w"]:
+    """The class map of a clip's last remembered frame, cut as the clip is."""
+    moment = clips.moment(index)
+    episode = clips.source.episode(moment.episode)
+    labels = episode.read_labels([moment.start])
+    assert labels is not None
+    frames = torch.from_numpy(np.ascontiguousarray(episode.read([moment.start])))
+    shown = Clip(frames=frames, labels=torch.from_numpy(np.ascontiguousarray(labels)))
+    cut = apply_transforms(shown, clips.transforms, index).labels
+    assert cut is not None
+    return cut[:, 0]
 
 
 def copy_last_mask(
