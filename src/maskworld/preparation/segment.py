@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -159,8 +159,9 @@ class PipelineSegmenter:
         self._number = {
             text: number for number, texts in enumerate(classes.values(), 1) for text in texts
         }
-        self._pipeline = model if callable(model) else _open_pipeline(model, device)
-        known = list(getattr(self._pipeline.model.config, "id2label", {}).values())  # type: ignore[attr-defined]
+        opened = model if callable(model) else _open_pipeline(model, device)
+        self._pipeline = cast(Any, opened)
+        known = list(getattr(self._pipeline.model.config, "id2label", {}).values())
         if unknown := [text for text in self._number if text not in known]:
             raise ValueError(f"The model knows no labels {unknown}: expected some of {known}.")
         named = model if isinstance(model, (str, Path)) else type(model).__name__
@@ -200,12 +201,13 @@ class Sam2Segmenter:
         from transformers import Sam2VideoModel
 
         try:
-            self._model = Sam2VideoModel.from_pretrained(str(model)).to(device).eval()
+            opened = cast(Any, Sam2VideoModel.from_pretrained(str(model)))
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"{model} cannot be used to segment videos ({error}): expected a folder or the Hub "
                 "id of a SAM 2 video model of transformers."
             ) from error
+        self._model = opened.to(device).eval()
         self._points, self._device = points, device
         names = [n for views in points.values() for found in views.values() for n in found]
         self.label_names = ["background", *dict.fromkeys(names)]

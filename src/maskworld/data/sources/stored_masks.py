@@ -172,3 +172,13 @@ class MaskedEpisode:
 
     def _map(self, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         return decode_image(archive.read(name), True, f"{self._path}, {name}")
+
+
+def with_masks_beside(source: Any, path: Path | str) -> Any:
+    """`source` with the masks stored beside the data at `path`; the source itself without any.
+
+    Raises:
+        ValueError: masks of other cameras or another number of episodes are there.
+    """
+    folder = masks_folder(path)
+    return MaskedSource(source, folder) if folder.is_dir() else source
