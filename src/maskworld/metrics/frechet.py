@@ -77,7 +77,7 @@ class FrechetStatistics:
             raise ValueError("Expected finite features, found NaN or infinity: check the clips.")
         if len(x):
             mean = x.mean(dim=0)
-            self._add(len(x), mean, (x - mean).T @ (x - mean))
+            self._add(len(x), mean, x - mean)
 
     def merge(self, other: FrechetStatistics) -> None:
         """Adds what another process, or another part of the set, has seen.
@@ -87,14 +87,17 @@ class FrechetStatistics:
         """
         _check_same_features(self, other)
         if other.num_samples:
-            self._add(other.num_samples, other.mean, other.scatter)
+            self.scatter += other.scatter
+            self._add(other.num_samples, other.mean, other.mean.new_zeros(0, self.dim))
 
-    def _add(self, count: int, mean: Float[Tensor, " d"], scatter: Float[Tensor, "d d"]) -> None:
+    def _add(self, count: int, mean: Float[Tensor, " d"], centred: Float[Tensor, "n d"]) -> None:
+        """Chan's update: the scatter of the new vectors about their own mean, and that of the two
+        means, in one product that is added in place."""
         total = self.num_samples + count
         gap = mean - self.mean
-        self.scatter = (
-            self.scatter + scatter + torch.outer(gap, gap) * (self.num_samples * count / total)
-        )
+        between = gap * (self.num_samples * count / total) ** 0.5
+        rows = torch.cat([centred, between[None]])
+        self.scatter.addmm_(rows.T, rows)
         self.mean = self.mean + gap * (count / total)
         self.num_samples = total
 
@@ -180,11 +183,8 @@ class FrechetStatistics:
 def merge_ranks(parts: Sequence[bytes]) -> FrechetStatistics:
     """The whole set from what every process sent (`to_bytes`), folded in the order of the ranks.
 
-    Every process that does this has the same bits. Clip i belongs to rank i modulo the number of
-    ranks, without padding: a clip counted twice would bias the covariance.
-
-    Raises:
-        ValueError: no part, or parts of other features.
+    All processes get the same bits. Clip i belongs to rank i modulo the number of ranks, without
+    padding: a clip counted twice would bias the covariance. ValueError without parts, or of others.
     """
     if not parts:
         raise ValueError("Expected the statistics of at least one process, found none.")
