@@ -29,6 +29,8 @@ from maskworld.systems.reworld import ReWorld
 WORLD = PlanningData(
     num_worlds=3,
     clips_per_world=6,
+    log_windows_per_world=3,
+    recovery_windows_per_world=4,
     num_held_out_worlds=4,
     held_out_clips_per_world=26,
     num_pairs=4,

@@ -80,10 +80,8 @@ def test_no_draw_is_refused() -> None:
 
 
 def told() -> ReWorldConfig:
-    action = replace(CONFIG.action, video_dim=24 + 12)
     return replace(
         CONFIG,
-        action=action,
         bank_positions=2,
         carries_motion=True,
         weighs_motion=True,

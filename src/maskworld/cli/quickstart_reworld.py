@@ -43,7 +43,7 @@ from maskworld.training.loop import train
 from maskworld.types import Clip, collate
 
 RECIPE = "reworld-tiny"
-GENERATOR_STEPS = 800
+GENERATOR_STEPS = 500
 """Of the generator of candidates."""
 CURVES = ("velocity", "alignment", "repulsion", "l1")
 """Terms of the log that the report draws."""
@@ -60,7 +60,7 @@ def run(options: QuickstartOptions) -> None:
     model = ReWorld(recipe.system)
     with timer.phase("encode"):
         fit_system(model, material.train, options.seed)
-        clips = encode_clips(model, material.train)
+        clips = encode_clips(model, material.train, material.windows)
         fit_statistics(model, clips)
     without = untrained_twin(model, options.seed)
     with timer.phase("mine"):
@@ -68,7 +68,7 @@ def run(options: QuickstartOptions) -> None:
     with timer.phase("train"):
         fit(model, recipe, material, clips, pool, options)
     with timer.phase("no world model"):
-        fit_without_world_model(without, recipe, clips, options)
+        fit_without_world_model(without, recipe, clips, pool, options)
     with timer.phase("evaluate"):
         evaluation = evaluate(model, without, recipe, material, options.seed)
     with timer.phase("report"):
@@ -108,7 +108,7 @@ def quickstart_recipe(options: QuickstartOptions) -> ReWorldRecipe:
 def fit_statistics(model: ReWorld, clips: EncodedClips) -> None:
     """Measures what the config leaves to the data, mirror images included."""
     model.fit_latents(torch.stack([c.latents for c in clips.all if c.latents is not None]))
-    plans = collate(clips.experts()).plan
+    plans = collate(clips.planning()).plan
     assert plans is not None
     model.fit_plans(plans)
 
@@ -182,19 +182,31 @@ def fit(
         if stage.name.startswith("video"):
             return clips.all
         if stage.name == "joint":
-            return clips.experts(with_negatives)
-        return with_features(model, clips.experts(), options.seed)
+            return clips.planning(with_negatives)
+        return with_features(model, clips.planning(), options.seed)
 
     train_stages(model, recipe.stages, sets, recipe, options, "run")
 
 
 def fit_without_world_model(
-    twin: ReWorld, recipe: ReWorldRecipe, clips: EncodedClips, options: QuickstartOptions
+    twin: ReWorld,
+    recipe: ReWorldRecipe,
+    clips: EncodedClips,
+    pool: NegativePool,
+    options: QuickstartOptions,
 ) -> None:
-    """Trains the planner of the same size on features of a video tower that never saw a video."""
-    stages = [stage for stage in recipe.stages if stage.name == "action"]
-    experts = with_features(twin, clips.experts(), options.seed)
-    train_stages(twin, stages, lambda _: experts, recipe, options, "run/no-world-model")
+    """Trains the planner of the same size on features of a video tower that never saw a video: the
+    planner's stages alike, on the same moments and negatives. In the last one its video tower moves
+    too, as the model's does."""
+    with_negatives = attach_negatives(clips.plain, pool, recipe.drive.threshold)
+    stages = [stage for stage in recipe.stages if stage.name in ("action", "joint")]
+
+    def sets(stage: Stage) -> list[Clip]:
+        if stage.name == "joint":
+            return clips.planning(with_negatives)
+        return with_features(twin, clips.planning(), options.seed)
+
+    train_stages(twin, stages, sets, recipe, options, "run/no-world-model")
 
 
 def train_stages(

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from maskworld.cli.material import mirrored, run_job
 from maskworld.data.transforms import mirror_plan
 from maskworld.preparation.collect import map_worlds
+from maskworld.preparation.planner_windows import TrainingJob, training_clips_of_world
 from maskworld.preparation.planning_clips import (
     MomentPlan,
     planning_clips_of_world,
@@ -47,6 +48,9 @@ class PlanningMaterial:
     """Of the held-out clips, pairs and scenes."""
     plan: MomentPlan
     """How moments are filmed."""
+    windows: list[Clip] = field(default_factory=list)
+    """Past frames and plans of more training moments, for the planner alone: of the experts' logs,
+    and of drives that strayed, with the way back."""
     description: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -71,8 +75,16 @@ def planning_material(recipe: ReWorldRecipe, seed: int, num_workers: int) -> Pla
     first = 1_000_000 * seed
     worlds = range(first, first + drive.num_worlds)
     others = range(first + HELD_OUT_FROM, first + HELD_OUT_FROM + drive.num_held_out_worlds)
+    training = [
+        TrainingJob(
+            world,
+            replace(plan, clips_per_world=drive.clips_per_world),
+            drive.log_windows_per_world,
+            drive.recovery_windows_per_world,
+        )
+        for world in worlds
+    ]
     wanted: list[tuple[Any, range, int]] = [
-        (planning_clips_of_world, worlds, drive.clips_per_world),
         (planning_clips_of_world, others, drive.held_out_clips_per_world),
         (planning_pairs_of_world, others, -(-drive.num_pairs // len(others))),
         (planning_scenes_of_world, others, -(-drive.num_scenes // len(others))),
@@ -82,8 +94,15 @@ def planning_material(recipe: ReWorldRecipe, seed: int, num_workers: int) -> Pla
         for function, part, share in wanted
         for world in part
     ]
+    jobs = [(training_clips_of_world, job) for job in training] + jobs
     results = map_worlds(run_job, jobs, num_workers)
-    train, held_out, pairs, scenes = (
+    train: list[Clip] = []
+    windows: list[Clip] = []
+    for _ in worlds:
+        found = next(results)
+        train += found[: drive.clips_per_world]
+        windows += found[drive.clips_per_world :]
+    held_out, pairs, scenes = (
         [item for _ in part for item in next(results)] for _, part, _ in wanted
     )
     # World after world in turn, so that the first clips are of all worlds.
@@ -100,12 +119,14 @@ def planning_material(recipe: ReWorldRecipe, seed: int, num_workers: int) -> Pla
         scenes=scenes,
         worlds=others,
         plan=plan,
+        windows=windows,
         description={
             "source": "driving world",
             "train_worlds": len(worlds),
             "held_out_worlds": len(others),
             "train_clips": len(train),
             "train_clips_of_experts": sum(map(is_expert, train)),
+            "train_windows": len(windows),
             "held_out_clips": len(held_out),
             "held_out_scenes": len(scenes),
             "styles": list(plan.styles),
@@ -124,6 +145,8 @@ class EncodedClips:
 
     plain: list[Clip]
     mirrored: list[Clip]
+    windows: list[Clip] = field(default_factory=list)
+    """Of the past alone, mirror images included; for the planner."""
 
     @property
     def all(self) -> list[Clip]:
@@ -144,23 +167,33 @@ class EncodedClips:
                 found += [replace(clip, plan=plan), replace(image, plan=mirror_plan(plan))]
         return found
 
+    def planning(self, negatives: Sequence[Clip] = ()) -> list[Clip]:
+        """`experts`, and the windows: the past alone of both."""
+        clips = [*self.experts(negatives), *self.windows]
+        if not self.windows or self.windows[0].latents is None:
+            return clips
+        length = self.windows[0].latents.shape[1]
+        return [
+            replace(clip, latents=None if z is None else z[:, :length], actions=None)
+            for clip, z in ((clip, clip.latents) for clip in clips)
+        ]
 
-def encode_clips(system: ReWorld, clips: Sequence[Clip]) -> EncodedClips:
-    """Every clip and its mirror image as latents, without pixels."""
-    plain: list[Clip] = []
-    images: list[Clip] = []
-    for start in range(0, len(clips), CLIPS_AT_ONCE):
-        part = list(clips[start : start + CLIPS_AT_ONCE])
-        plain += _encoded(system, part)
-        images += _encoded(system, mirrored(part, ACTION_NAMES))
-    return EncodedClips(plain, images)
+
+def encode_clips(
+    system: ReWorld, clips: Sequence[Clip], windows: Sequence[Clip] = ()
+) -> EncodedClips:
+    """Every clip and window and its mirror image as latents, without pixels."""
+    plain, images = _encode_both(system, clips)
+    both = _encode_both(system, windows)
+    return EncodedClips(plain, images, both[0] + both[1])
 
 
 @torch.no_grad()
 def with_features(system: ReWorld, clips: Sequence[Clip], seed: int) -> list[Clip]:
     """The clips with their feature banks, for a stage that leaves the video network as it is.
 
-    The noise of each clip's future is drawn once instead of in every step.
+    The noise of each clip's future is drawn once instead of in every step. Half precision: there
+    are thousands of clips, 200 kB each.
     """
     generator = torch.Generator().manual_seed(seed)
     was_training = system.training
@@ -172,7 +205,7 @@ def with_features(system: ReWorld, clips: Sequence[Clip], seed: int) -> list[Cli
         assert batch.latents is not None
         past = batch.latents[:, :, : system.num_past_latents]
         prompt = Prompt(batch.captions or None, plan=batch.plan)
-        states = torch.stack(system.feature_bank(past, prompt, generator).states, dim=1)
+        states = torch.stack(system.feature_bank(past, prompt, generator).states, dim=1).half()
         found += [replace(c, features=f) for c, f in zip(part, states, strict=True)]
     system.train(was_training)
     return found
@@ -194,6 +227,16 @@ def fit_system(system: ReWorld, clips: Iterable[Clip], seed: int) -> None:
     # Every third: a few thousand patches are drawn of them anyway.
     frames = torch.cat([clip.frames for clip in list(clips)[::3] if clip.frames is not None])
     system.tokenizer.fit(frames, torch.Generator().manual_seed(seed))
+
+
+def _encode_both(system: ReWorld, clips: Sequence[Clip]) -> tuple[list[Clip], list[Clip]]:
+    plain: list[Clip] = []
+    images: list[Clip] = []
+    for start in range(0, len(clips), CLIPS_AT_ONCE):
+        part = list(clips[start : start + CLIPS_AT_ONCE])
+        plain += _encoded(system, part)
+        images += _encoded(system, mirrored(part, ACTION_NAMES))
+    return plain, images
 
 
 def _encoded(system: ReWorld, clips: list[Clip]) -> list[Clip]:

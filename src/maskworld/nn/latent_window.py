@@ -6,6 +6,8 @@ view as a row of its batch, its tokens frame by frame and row by row.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
@@ -13,6 +15,9 @@ from torch import Tensor
 
 from maskworld.flow import interpolate
 from maskworld.types import FeatureBank
+
+NUM_PLACES = 6
+"""Numbers that tell a place at one frequency."""
 
 
 def to_tokens(latents: Float[Tensor, "b v k d gh gw"]) -> Float[Tensor, "bv n d"]:
@@ -79,3 +84,12 @@ def bank_of(
 ) -> FeatureBank:
     """The states of some blocks of a video network, the views of a clip side by side."""
     return FeatureBank(tuple(side_by_side(blocks[block], num_views) for block in order))
+
+
+def grid_places(grid: tuple[int, int, int], frequencies: int) -> Float[Tensor, "n p"]:
+    """Sine and cosine of every cell's place in time, row and column: half a turn, a whole turn, two
+    turns, ... from one end of an axis to the other."""
+    axes = [(torch.arange(count) + 0.5) / count * math.pi for count in grid]
+    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+    angles = (cells[..., None] * 2.0 ** torch.arange(frequencies)).flatten(1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -10,8 +10,10 @@ What differs from the paper, and why:
   of this size does not get that far by itself (docs/log.md);
 - the video may be given the future actions, so that one can ask whether it obeys them; it is
   trained without them too, as a planner does not know them;
-- plans start from constant velocity (`carries_motion`), and a plan is the mean of eight draws: a
-  single draw of a small planner is jagged (docs/log.md);
+- plans start from constant velocity (`carries_motion`, `weighs_motion`), states are told their
+  place (`bank_positions`), and a plan is one step from t = 1, the mean of what may be driven: five
+  steps score no better, and single draws of a small planner are jagged (docs/log.md);
+- the planner trains on more moments than are dreamt, also of drives that stray from the route;
 - no text; 17 frames at 5 Hz, 9 of them past; plans are normalised by the ranges of the data;
 - head at layer 2 of 6 (8 of 28), alignment at layer 3 of 6 (12 of 28), weight of the head 0.25.
 """
@@ -20,7 +22,7 @@ from maskworld.backbones.action_dit import ActionDiTConfig
 from maskworld.backbones.ltx import LTXConfig
 from maskworld.flow import SigmaSchedule, TimeSampling
 from maskworld.guidance import Guidance
-from maskworld.recipes.recipe import ReWorldRecipe
+from maskworld.recipes.recipe import PlanningData, ReWorldRecipe
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.reworld import ReWorldConfig
 from maskworld.tokenizers.causal_patch import CausalPatchConfig
@@ -53,10 +55,13 @@ RECIPE = ReWorldRecipe(
         alignment_layers=(3,),
         carries_past=True,
         carries_motion=True,
+        weighs_motion=True,
+        bank_positions=3,
+        action_draws=3,
         trajectory="dataset",
         delta="dataset",
         video_times=TimeSampling("logit_normal", mean=1.5, p_pure_noise=0.2),
-        action_times=TimeSampling("uniform", p_pure_noise=0.2),
+        action_times=TimeSampling("logit_normal", mean=1.0, p_pure_noise=0.3),
         p_drop_actions=0.15,
         num_frames=17,
         num_past=9,
@@ -65,10 +70,11 @@ RECIPE = ReWorldRecipe(
     ),
     sampling=FlowSampling(
         video=SigmaSchedule("uniform", 10),
-        actions=SigmaSchedule("linear_quadratic", 5),
+        actions=SigmaSchedule("uniform", 1),
         guidance=Guidance(gamma=1.0),
-        num_averaged=8,
+        num_averaged=4,
     ),
+    drive=PlanningData(log_windows_per_world=10, recovery_windows_per_world=13),
     stages=(
         Stage("tokenizer", num_steps=200, batch_size=4, learning_rate=4e-3, save_every=0),
         Stage(
@@ -84,15 +90,15 @@ RECIPE = ReWorldRecipe(
             "action",
             num_steps=1000,
             batch_size=32,
-            learning_rate=2e-3,
+            learning_rate=4e-3,
             warmup_steps=20,
             ema_decay=0.99,
             save_every=0,
         ),
         Stage(
             "joint",
-            num_steps=150,
-            batch_size=32,
+            num_steps=100,
+            batch_size=16,
             learning_rate=3e-4,
             warmup_steps=20,
             ema_decay=0.98,

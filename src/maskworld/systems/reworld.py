@@ -27,7 +27,6 @@ Deviations and readings: docs/adr/0009-reading-of-reworld.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -55,9 +54,11 @@ from maskworld.flow import TimeSampling, add_noise, clean_estimate, linear_veloc
 from maskworld.guidance import drop_conditions
 from maskworld.interfaces import VelocityModel
 from maskworld.nn.latent_window import (
+    NUM_PLACES,
     bank_of,
     context_mask,
     followed_by_noise,
+    grid_places,
     to_latents,
     to_tokens,
 )
@@ -142,8 +143,8 @@ class ReWorldConfig:
     ADR 0010."""
     bank_positions: int = 0
     """Frequencies at which states of the bank are told their place: sine and cosine of time, row
-    and column, six numbers each beside the state's own. Rotary networks are told only differences
-    of places. Ours; ADR 0010."""
+    and column, `NUM_PLACES` numbers each beside the state's own. Rotary networks are told only
+    differences of places. Ours; ADR 0010."""
     plan_interval: float = 0.5
     """Seconds between waypoints."""
     trajectory: Literal["navsim", "dataset"] = "navsim"
@@ -244,7 +245,8 @@ class ReWorld(nn.Module, ReleaseMixin):
             action_scale=config.action_scale,
             fps=config.fps,
         )
-        self.action = ActionDiT(config.action)
+        told = config.action.video_dim + NUM_PLACES * config.bank_positions
+        self.action = ActionDiT(replace(config.action, video_dim=told))
         self.action_ego = EgoEncoder(command="one_hot", scale=EGO_SCALE)
         if config.carries_past:
             self.register_buffer("prior_variance", torch.ones(config.tokenizer.channels))
@@ -670,12 +672,3 @@ def _repeated(plan: PlanBatch, count: int) -> PlanBatch:
     }
     tokens = [token for token in plan.tokens for _ in range(count)]
     return replace(plan, **rows, tokens=tokens)
-
-
-def grid_places(grid: tuple[int, int, int], frequencies: int) -> Float[Tensor, "n p"]:
-    """Sine and cosine of every cell's place in time, row and column: half a turn, a whole turn, two
-    turns, ... from one end of an axis to the other."""
-    axes = [(torch.arange(count) + 0.5) / count * math.pi for count in grid]
-    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
-    angles = (cells[..., None] * 2.0 ** torch.arange(frequencies)).flatten(1)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
