@@ -23,7 +23,6 @@ from mask_world_model_material import (
     micro_model,
 )
 
-from maskworld.flow import SigmaSchedule
 from maskworld.guidance import Guidance
 from maskworld.systems.mask_world_model import MaskWorldModel
 from maskworld.types import Batch, Prompt
@@ -306,6 +305,18 @@ def test_pruning_drops_tokens_with_their_times_and_places() -> None:
         model.encode_once(data, seeded(), 1.0)
 
 
+def test_the_bank_is_told_its_places_also_where_it_is_pruned() -> None:
+    model = micro_model(micro_config(bank_positions=2), awake=True)
+    whole = model.encode_once(batch_of(1), seeded())
+    pruned = model.encode_once(batch_of(1), seeded(), 0.5)
+    assert whole.states[0].shape[-1] == 36
+    places = whole.states[0][0, :, 24:]
+    assert len({tuple(row.tolist()) for row in places}) == len(places) // 2  # views share places
+    assert torch.equal(places[: len(places) // 2], places[len(places) // 2 :])
+    known = {tuple(row.tolist()) for row in places}
+    assert {tuple(row.tolist()) for row in pruned.states[0][0, :, 24:]} < known
+
+
 def test_a_policy_without_a_world_model_runs_no_video_tower() -> None:
     config = micro_config()
     blind = micro_model(replace(config, action=replace(config.action, video_dim=0)), awake=True)
@@ -371,6 +382,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         ({"future_frames": 7}, "4k"),
         ({"state_dim": 7}, "action_dim"),
         ({"exec_steps": 9}, "chunk"),
+        ({"action": replace(micro_config().action, video_dim=30)}, "width 24"),
         ({"bank_blocks": (1, 4)}, "bank_blocks"),
         ({"carries_mean": True, "action_objective": "score"}, "flow"),
     ):

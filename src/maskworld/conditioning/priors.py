@@ -75,6 +75,21 @@ class MeanPrior(nn.Module):
         mean = self.mean.expand(len(z), -1, -1)
         return linear_velocity(z, t.clamp(min=MIN_TIME), mean, self.variance)
 
+    def unit(self, t: Float[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The standard deviation of the velocity where z_t and the average are known: what is left
+        to learn, and the unit in which errors at all times and of all numbers count alike."""
+        return self.variance.sqrt() / self._spread(t)
+
+    def whitened(
+        self, z: Float[Tensor, "b n d"], t: Float[Tensor, "b n"]
+    ) -> Float[Tensor, "b n d"]:
+        """z_t around what the average says of it, with unit variance."""
+        return (z - (1 - t[..., None]) * self.mean) / self._spread(t)
+
+    def _spread(self, t: Float[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        time = t[..., None]
+        return ((1 - time).square() * self.variance + time.square()).sqrt()
+
     def velocity_of_views(
         self, z: Float[Tensor, "bv n d"], t: Float[Tensor, "bv n"], num_views: int
     ) -> Float[Tensor, "bv n d"]:

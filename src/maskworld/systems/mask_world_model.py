@@ -27,7 +27,7 @@ Deviations and readings: docs/adr/0011-reading-of-mask-world-model.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -146,8 +146,12 @@ class MaskWorldModelConfig:
     dynamics_conditions: StageConditions = StageConditions(p_drop_caption=0.06, memory_noise=0.1)
     policy_conditions: StageConditions = StageConditions(p_drop_caption=0.0, memory_noise=0.01)
     carries_mean: bool = False
-    """Start masks and chunks from the average of the training data, which a small network need not
-    learn then (`conditioning.priors.MeanPrior`). Ours; ADR 0010."""
+    """Start masks and chunks from the average of the training data (`conditioning.priors`). Input,
+    output and error of the action tower are in units of what the average leaves open (the
+    preconditioning of Karras et al. 2022). Ours, for small networks; ADR 0011."""
+    bank_positions: int = 0
+    """Frequencies at which states of the bank are told their place: sine and cosine of time, row
+    and column. Rotary networks are told only differences of places. Ours, as in ReWorld."""
     frame_size: tuple[int, int] = (256, 256)
     fps: float = 5.0
     """Future frames per second: LIBERO's 20 Hz by the stride."""
@@ -175,6 +179,11 @@ class MaskWorldModelConfig:
             raise ValueError(
                 f"Expected an action tower of actions and {self.state_dim} states, found "
                 f"{self.action.action_dim} numbers: set ActionDiTConfig(action_dim=...)."
+            )
+        if self.action.video_dim not in (0, self.video.dim):
+            raise ValueError(
+                f"Expected an action tower that reads states of width {self.video.dim}, found "
+                f"{self.action.video_dim}: set ActionDiTConfig(video_dim=...)."
             )
         if self.action.ego_dim:
             raise ValueError("Expected ActionDiTConfig(ego_dim=0), found an ego of a car.")
@@ -258,7 +267,9 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
                 width,
             )
         else:
-            self.action = ActionDiT(config.action)
+            told = latent_window.NUM_PLACES * config.bank_positions
+            reads = config.action.video_dim + told if config.action.video_dim else 0
+            self.action = ActionDiT(replace(config.action, video_dim=reads))
         if config.carries_mean:
             k, gh, gw = config.grid
             num_future = config.num_views * (k - config.num_memory) * gh * gw
@@ -353,7 +364,8 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         t = config.action_times.sample(len(u0), 1, u0.shape[1], generator).to(u0)
         noisy = add_noise(u0, eps, t)
         velocity = self.run_action(noisy.z, noisy.t, self._training_bank(batch, generator), control)
-        return flow_matching_loss(velocity, noisy.target, ~is_real)
+        unit = self.action_prior.unit(noisy.t) if config.carries_mean else 1.0
+        return flow_matching_loss(velocity / unit, noisy.target / unit, ~is_real)
 
     def _training_bank(self, batch: Batch, generator: torch.Generator) -> FeatureBank | None:
         """The bank of stage 2: made in the step, or once where the video tower is frozen."""
@@ -385,7 +397,10 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         kept = latent_window.draw_kept(len(z), z.shape[1], p_prune, generator) if p_prune else None
         order = self.config.bank_blocks
         out = self.run_video(z, t, prompt, (k, gh, gw), sorted(set(order)), max(order), kept)
-        return latent_window.bank_of(out.blocks, order, v)
+        places = latent_window.grid_places((k, gh, gw), self.config.bank_positions).to(z)
+        places = places[kept] if kept is not None else places.expand(len(z), -1, -1)
+        told = {block: torch.cat([x, places], dim=-1) for block, x in out.blocks.items()}
+        return latent_window.bank_of(told, order, v)
 
     def run_video(
         self,
@@ -434,12 +449,14 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         control: ControlBatch,
     ) -> Float[Tensor, "b l u"]:
         """The action tower's output for a noisy chunk; the state's token, at time 0, is dropped."""
-        x, time = u, t
+        x, time = self.action_prior.whitened(u, t) if self.config.carries_mean else u, t
         if self.config.tells_state:
-            x = torch.cat([self.normaliser.state_token(control.state), u], dim=1)
+            x = torch.cat([self.normaliser.state_token(control.state), x], dim=1)
             time = torch.cat([torch.zeros_like(t[:, :1]), t], dim=1)
         out = self.action(x, time, bank).velocity[:, -u.shape[1] :]
-        return out + self.action_prior.velocity(u, t) if self.config.carries_mean else out
+        if not self.config.carries_mean:
+            return out
+        return self.action_prior.velocity(u, t) + self.action_prior.unit(t) * out
 
     def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
         """What trains in a stage; everything else is frozen. No decay on vectors.
