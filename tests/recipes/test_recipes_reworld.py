@@ -68,6 +68,39 @@ def test_small_recipe_has_the_stated_parameters() -> None:
     assert round(found["action"] / 1e6) == 12
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_finds_what_it_trains_at_full_size(name: str) -> None:
+    with torch.device("meta"):
+        model = ReWorld(recipe(name).system)
+    parts = {id(p): part for part, m in model.named_children() for p in m.parameters()}
+
+    def trained(stage: str) -> set[str]:
+        return {parts[id(p)] for group in model.parameter_groups(stage) for p in group["params"]}
+
+    video = {"video", "prompter", "heads"}
+    for stage in recipe(name).stages:
+        kind = stage.name.split("-")[0]
+        expected = {
+            "tokenizer": {"tokenizer"},
+            "video": video,
+            "action": {"action"},
+            "joint": {"video", "prompter", "action"},
+        }[kind]
+        assert trained(stage.name) == expected
+    assert trained("standard") == {"video", "prompter", "action"}
+
+
+@pytest.mark.parametrize("name", ["reworld-small", "reworld-paper"])
+def test_the_video_goes_from_long_and_small_to_short_and_large(name: str) -> None:
+    found = recipe(name)
+    motion, detail = (stage for stage in found.stages if stage.name.startswith("video"))
+    assert motion.num_frames is not None
+    assert detail.num_frames is not None
+    assert motion.frame_size is not None
+    assert motion.num_frames > detail.num_frames == found.system.num_frames
+    assert motion.frame_size < found.system.frame_size == detail.frame_size
+
+
 def test_paper_recipe_keeps_the_papers_numbers() -> None:
     found = recipe("reworld-paper")
     system = found.system

@@ -1,7 +1,7 @@
 """ReWorld on one GPU: a trained video autoencoder (9M), towers of 26M and 12M.
 
 Paper: arXiv 2606.27504, all three stages.
-Command: maskworld train reworld-small --data DATASET --pool POOL --out RUN
+Command: maskworld train reworld-small --data DATASET --mine-online --out RUN
 Hardware: one GPU of 24 GB or more, a few hours (an estimate: not run by us).
 
 What differs from the paper, and why:
@@ -13,6 +13,8 @@ What differs from the paper, and why:
 - the video may be given the future actions (`future_actions`), so that it can dream what a plan
   leads to, and is trained without them half of the time, as a planner does not know them;
 - 17 frames at 5 Hz, 9 of them past; plans are normalised by the ranges of the data;
+- the resolution curriculum has the paper's idea, long and small before short and large, at sizes of
+  ours: 33 frames of 64 x 112, then 17 of 128 x 224;
 - learning rates and numbers of steps are ours.
 """
 
@@ -65,9 +67,22 @@ RECIPE = ReWorldRecipe(
             precision="bf16",
             ema_decay=0.999,
         ),
-        Stage(
-            "video",
-            num_steps=40_000,
+        Stage(  # motion: twice the time at half the size
+            "video-1",
+            num_steps=20_000,
+            batch_size=32,
+            learning_rate=4e-4,
+            warmup_steps=1_000,
+            weight_decay=5e-2,
+            precision="bf16",
+            ema_decay=0.999,
+            save_every=1_000,
+            num_frames=33,
+            frame_size=(64, 112),
+        ),
+        Stage(  # detail
+            "video-2",
+            num_steps=20_000,
             batch_size=16,
             learning_rate=4e-4,
             warmup_steps=1_000,
@@ -75,6 +90,8 @@ RECIPE = ReWorldRecipe(
             precision="bf16",
             ema_decay=0.999,
             save_every=1_000,
+            num_frames=17,
+            frame_size=(128, 224),
         ),
         Stage(
             "action",
