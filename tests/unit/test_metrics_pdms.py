@@ -276,6 +276,19 @@ def test_an_agent_that_is_absent_cannot_be_hit() -> None:
     assert score_plans(straight_road(agents=(gap,)), plan).time_to_collision_tick[0] == 27
 
 
+def test_an_agent_that_leaves_for_good_is_no_longer_hit_and_one_that_comes_later_is() -> None:
+    other = agent(20, 0)
+    leaves, comes = other.states.copy(), other.states.copy()
+    leaves[10:], comes[:10] = np.nan, np.nan
+    plan = straight_plan(8.0)[None]
+    gone = straight_road(agents=(replace(other, states=leaves),))
+    scores = score_plans(gone, plan, reference_plan(straight_road()).poses)
+    assert (scores.nc[0], scores.ttc[0], scores.pdms[0]) == (1, 1, 1)
+    assert np.isfinite(reference_plan(gone).poses).all()  # PDM-Closed sees it at the start only
+    late = score_plans(straight_road(agents=(replace(other, states=comes),)), plan)
+    assert (late.nc[0], late.pdms[0]) == (0, 0)
+
+
 def test_time_to_collision_looks_nine_tenths_of_a_second_ahead() -> None:
     # At 8 m/s the front is at 4.049 + 8 t; the rear of a car that stands at x is at x - 2. Moved on
     # by 0.9 s at 4 s the front reaches 43.2 m (less what the tracker falls short).

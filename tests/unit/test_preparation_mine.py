@@ -13,16 +13,24 @@ import pytest
 import torch
 from pdms_scenes import agent, straight_plan, straight_road
 
+from maskworld.data.lerobot_reader import LeRobotSource
+from maskworld.data.sources.lerobot_plans import LeRobotDrives
 from maskworld.metrics.pdms import SCORE_NAMES, reference_plan, score_plans, write_scene
 from maskworld.policies.trajectory_flow import TrajectoryFlow, TrajectoryFlowConfig
 from maskworld.preparation import mine as mining
 from maskworld.preparation.candidates import FlowCandidates, PlannerCandidates
-from maskworld.preparation.collect import record_world
+from maskworld.preparation.collect import collect_drive, record_world
 from maskworld.preparation.mine import MiningReport, mine
 from maskworld.preparation.mining_pool import NegativePool, attach_negatives, fingerprint_of
-from maskworld.preparation.mining_scenes import DriveScenes, SceneFiles, held_out_worlds
+from maskworld.preparation.mining_scenes import (
+    CollectedDrives,
+    DriveScenes,
+    SceneFiles,
+    held_out_worlds,
+)
 from maskworld.preparation.online_mining import OnlineMiner
 from maskworld.preparation.planning_clips import plan_sample
+from maskworld.training.checkpoint import pack, unpack
 from maskworld.types import Batch, Clip, PlanSample, collate
 
 NUM_SCENES, NUM_CANDIDATES = 7, 12
@@ -384,6 +392,60 @@ def test_online_scenes_are_opened_once_and_negatives_kept_as_long_as_asked(
     nameless = replace(batch, plan=replace(batch.plan, tokens=[]))
     with pytest.raises(ValueError, match="token per row"):
         miner.with_negatives(nameless, generator)
+
+
+def test_online_mining_goes_on_where_its_state_was_saved(
+    scenes: SceneFiles, tmp_path: Path
+) -> None:
+    def miner() -> OnlineMiner:
+        return OnlineMiner(Drawn(), scenes, num_candidates=4, mine_every=2, tokens=["toy0", "toy1"])
+
+    batch, generator = collate([toy_clip(0), toy_clip(1)]), torch.Generator().manual_seed(1)
+    straight = miner()
+    straight.with_negatives(batch, generator)
+    (tmp_path / "state").write_bytes(pack(straight.state_dict()))  # as a checkpoint keeps it
+    drawn = generator.get_state()
+    resumed = miner()
+    resumed.load_state_dict(unpack(tmp_path / "state"))
+    for _ in range(3):
+        after = generator.get_state()
+        expected = straight.with_negatives(batch, generator).plan
+        found = resumed.with_negatives(batch, torch.Generator().set_state(after)).plan
+        assert expected is not None
+        assert found is not None
+        assert expected.negative is not None
+        assert found.negative is not None
+        assert torch.equal(found.negative, expected.negative)
+        assert torch.equal(found.has_negative, expected.has_negative)  # type: ignore[arg-type]
+    assert not torch.equal(drawn, generator.get_state())
+    assert straight.cost.num_opened == 2  # both of the shard when the first was asked for
+
+
+def test_candidates_that_are_not_finite_are_refused_online_too(scenes: SceneFiles) -> None:
+    miner = OnlineMiner(Drawn(spread=float("nan")), scenes, num_candidates=4)
+    with pytest.raises(ValueError, match="finite candidates"):
+        miner.with_negatives(collate([toy_clip(0)]), torch.Generator())
+
+
+def test_collected_drives_are_driven_again_for_their_scenes(tmp_path: Path) -> None:
+    folder = collect_drive(
+        tmp_path / "set", num_worlds=2, episodes_per_world=1, num_frames=40, size=(16, 24)
+    )
+    drives = LeRobotDrives(LeRobotSource(folder))
+    scenes = CollectedDrives.of([drives])
+    plans = [drives.episode(i).plan_at(frame) for i in (1, 0) for frame in (12, 9)]
+    tokens = [plan.token for plan in plans]
+    assert scenes.shards(tokens) == [[tokens[3], tokens[2]], [tokens[1], tokens[0]]]
+    for plan, found in zip(plans, scenes.load(tokens), strict=True):
+        assert plan.trajectory is not None
+        assert found.expert is not None
+        assert np.abs(plan.trajectory.numpy() - found.expert).max() < 0.05
+        assert found.pdm.ego.vx == pytest.approx(float(plan.ego[0]), abs=0.2)
+        assert score_plans(found.pdm, plan.trajectory.double().numpy()[None]).nc[0] == 1
+    with pytest.raises(ValueError, match="another dataset"):
+        scenes.shards(["other, episode 0, frame 9"])
+    with pytest.raises(ValueError, match="--mining-scenes"):
+        CollectedDrives.of([scenes])
 
 
 def test_a_planner_can_propose_for_itself(scenes: SceneFiles) -> None:
