@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from maskworld.recipes.recipe import Recipe
 
-SYSTEMS = ("worlddreamer", "reworld")
+SYSTEMS = ("worlddreamer", "reworld", "mask_world_model")
 R = TypeVar("R")
 
 
@@ -55,7 +55,8 @@ def near(name: str) -> str:
 
 def system_types() -> dict[str, type[nn.Module]]:
     """Every system by the name in its released config."""
+    from maskworld.systems.mask_world_model import MaskWorldModel
     from maskworld.systems.reworld import ReWorld
     from maskworld.systems.worlddreamer import WorldDreamer
 
-    return {WorldDreamer.name: WorldDreamer, ReWorld.name: ReWorld}
+    return {kind.name: kind for kind in (WorldDreamer, ReWorld, MaskWorldModel)}

@@ -29,6 +29,7 @@ from maskworld.nn.release import find_release, read_release_config
 from maskworld.recipes import system_types
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.mask_world_model import SAMPLING, MaskWorldModel
 from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.weights import hub
@@ -91,9 +92,10 @@ def load_release(path_or_hub_id: Path | str) -> Release[Any, Any]:
     """
     system: Any = load_system(path_or_hub_id)
     kind: Any = ParallelDecoding if isinstance(system, WorldDreamer) else FlowSampling
+    default: Any = SAMPLING if isinstance(system, MaskWorldModel) else kind()
     path = Path(path_or_hub_id) / DECODING_FILE
     if not path.is_file():  # releases of the Hub have none
-        return Release(system, kind())
+        return Release(system, default)
     try:
         return Release(system, config_from_json(kind, json.loads(path.read_text("utf-8"))))
     except ValueError as error:
@@ -122,6 +124,17 @@ def load_reworld(path_or_hub_id: Path | str) -> Release[ReWorld, FlowSampling]:
     """
     release = load_release(path_or_hub_id)
     _check_system(release.system, ReWorld.name, path_or_hub_id)
+    return release
+
+
+def load_mask_world_model(path_or_hub_id: Path | str) -> Release[MaskWorldModel, FlowSampling]:
+    """A trained Mask World Model.
+
+    Raises:
+        ValueError: as `load_release`, or a model of another system.
+    """
+    release = load_release(path_or_hub_id)
+    _check_system(release.system, MaskWorldModel.name, path_or_hub_id)
     return release
 
 
