@@ -3,6 +3,7 @@
     python benchmarks/reworld_cost.py                 # FLOPs at the paper's size and at tiny, times
     python benchmarks/reworld_cost.py --repeats 0     # FLOPs alone, seconds
     python benchmarks/reworld_cost.py --repeats 20 --out RESULT.json
+    python benchmarks/reworld_cost.py --repeats 0 --small-repeats 15   # the head's time at -small
 
 ReWorld's Table 8 asks this at 224 x 224 x 25 frames, batch 1: 4 x 7 x 7 = 196 latent tokens, LTX 2B
 without text. FLOPs there are counted on the meta device, without weights or values, by torch's
@@ -11,6 +12,8 @@ backward. A teacher costs the blocks up to the one that is read, forward only. R
 user's: counted is a stand-in of ViT-B/14's size on every frame. "tiny" is the recipe reworld-tiny
 and its stage "video" on made-up latents, batch 8, counted on the system itself; its stand-in is a
 network of the video tower's size on every frame.
+
+"small" is the recipe reworld-small and the last row of its video stages, batch 1: the head alone.
 
 Times are processor seconds of one thread, a step with AdamW of each option in turn in random order;
 the table has medians of the ratios to plain training of the same round, and a 95 % bootstrap
@@ -40,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskworld.backbones.ltx import LTXConfig, LTXDiT, VelocityHead, grid_positions
 from maskworld.objectives.representation import RepresentationConfig, RepresentationObjective
+from maskworld.recipes.reworld_small import RECIPE as SMALL
 from maskworld.recipes.reworld_tiny import RECIPE
 from maskworld.systems.reworld import ReWorld
 from maskworld.types import Batch
@@ -172,7 +176,30 @@ def tiny_batch(size: int = 8) -> Batch:
     )
 
 
-def tiny_step(system: ReWorld, batch: Batch) -> Callable[[], None]:
+def small_system(name: str) -> ReWorld:
+    """reworld-small with the head or without; its tokenizer is not asked for anything."""
+    layers = SMALL.system.supervised_layers if name == HEAD else ()
+    torch.manual_seed(0)
+    return ReWorld(replace(SMALL.system, supervised_layers=layers)).train()
+
+
+def small_batch() -> Batch:
+    """Made-up latents of one clip."""
+    config, generator = SMALL.system, torch.Generator().manual_seed(1)
+    height, width = config.frame_size
+    stride, frames = config.tokenizer.stride, config.tokenizer.temporal_stride
+    tokens = (config.num_frames - 1) // frames + 1
+    shape = (1, 1, tokens, config.tokenizer.channels, height // stride, width // stride)
+    return Batch(
+        latents=torch.randn(shape, generator=generator),
+        actions=torch.rand(1, config.num_frames, 2, generator=generator),
+        has_actions=torch.ones(1, dtype=torch.bool),
+        captions=[""],
+        fps=torch.full((1,), config.fps),
+    )
+
+
+def training_step(system: ReWorld, batch: Batch) -> Callable[[], None]:
     """Loss, gradient and AdamW of the stage "video"."""
     groups = system.parameter_groups("video")
     trained = {id(p) for group in groups for p in group["params"]}
@@ -218,11 +245,12 @@ def ratio_interval(times: list[float], base: list[float]) -> tuple[float, float,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15, help="rounds of timing; 0 = none")
+    parser.add_argument("--small-repeats", type=int, default=0, help="rounds of timing at -small")
     parser.add_argument("--out", type=Path, help="write a JSON file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     batch = tiny_batch()
-    steps = {name: tiny_step(tiny_system(name), batch) for name in OPTIONS}
+    steps = {name: training_step(tiny_system(name), batch) for name in OPTIONS}
     paper = {name: paper_flops(name) for name in OPTIONS}
     tiny = {name: counted(step) for name, step in steps.items()}
     seconds = interleaved(steps, options.repeats) if options.repeats else {}
@@ -248,6 +276,15 @@ def main() -> None:
         print(
             f"| {name} | {row['flops_2b']:.4f} | {row['flops_tiny']:.4f} | {told} | {published} |"
         )
+    if options.small_repeats:
+        batch = small_batch()
+        pair = {name: training_step(small_system(name), batch) for name in ("vanilla", HEAD)}
+        found = interleaved(pair, options.small_repeats)
+        ratio = ratio_interval(found[HEAD], found["vanilla"])
+        told = "{:.3f} ({:.3f} to {:.3f})".format(*ratio)
+        plain_seconds = statistics.median(found["vanilla"])
+        print(f"\nthe head's time at -small, batch 1: {told} of {plain_seconds:.2f} s")
+        rows.append({"option": "head at -small", "time": ratio, "seconds": found[HEAD]})
     if options.out:
         record = {"machine": platform.platform(), "repeats": options.repeats, "rows": rows}
         options.out.write_text(json.dumps(record, indent=2))
