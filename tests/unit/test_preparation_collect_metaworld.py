@@ -18,13 +18,10 @@ import pytest
 from metaworld_gl import needs_gl
 
 from maskworld.data.lerobot import LeRobotSource
-from maskworld.preparation.collect_metaworld import (
-    MetaWorldPlan,
-    SeedQueue,
-    Staging,
-    collect_metaworld,
-    record_episode,
-)
+from maskworld.preparation.collect_metaworld import collect_metaworld
+from maskworld.preparation.metaworld_episodes import MetaWorldPlan, record_episode
+from maskworld.preparation.metaworld_staging import Staging
+from maskworld.preparation.seed_queue import SeedQueue
 from maskworld.worlds.metaworld import CLASSES, TASKS, MetaWorld
 
 TASK = "handle-press-v3"
@@ -72,7 +69,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path: Path) -
     seen: list[int] = []
     summary = collect_metaworld(stopped, SMALL, report=lambda done, _: seen.append(done))
     assert seen == [1, 2]
-    collect_metaworld(whole, SMALL, num_workers=2)
+    collect_metaworld(whole, SMALL)
     assert_equal(stopped, whole)
     assert summary.num_episodes == 2
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -68,7 +68,8 @@ def _collect_drive(options: verbs.CollectDrive) -> None:
 
 
 def _collect_metaworld(options: verbs.CollectMetaworld) -> None:
-    from maskworld.preparation.collect_metaworld import MetaWorldPlan, collect_metaworld
+    from maskworld.preparation.collect_metaworld import collect_metaworld
+    from maskworld.preparation.metaworld_episodes import MetaWorldPlan
 
     plan = MetaWorldPlan(
         tasks=options.tasks,
@@ -269,8 +270,13 @@ def _clips_to_count(options: verbs.Check, source: Any) -> tuple[int | None, int,
         return options.num_frames, options.frame_stride, options.clip_stride
     from maskworld.recipes import load_recipe
     from maskworld.recipes.open import stride_to
+    from maskworld.recipes.recipe import MaskWorldModelRecipe
+    from maskworld.systems.mask_world_model import MaskWorldModelConfig
 
     recipe = load_recipe(options.recipe)
+    if isinstance(recipe, MaskWorldModelRecipe):  # a clip for each moment that has a next frame
+        return options.num_frames or 2, 1, recipe.robot.clip_stride
+    assert not isinstance(recipe.system, MaskWorldModelConfig)
     num_frames = options.num_frames or recipe.system.num_frames
     return num_frames, stride_to(recipe.system.fps, source), recipe.clip_stride
 
