@@ -9,7 +9,7 @@ from metaworld_gl import needs_gl
 from robot_toy import EXPERT, RANDOM, LineWorld, Nan, reader
 
 from maskworld.data.control import MemoryPick
-from maskworld.evaluation.episode_log import EPISODES
+from maskworld.evaluation.episode_log import EPISODES, EpisodeLog
 from maskworld.evaluation.manipulation import (
     CLEAN,
     Evaluation,
@@ -82,12 +82,26 @@ def test_counting_chunks_makes_episodes_longer_up_to_the_worlds_horizon(tmp_path
         join({"strict": strict, "lenient": found})
 
 
+class Narrow:
+    """Worlds of which two may run side by side."""
+
+    max_batch = 2
+    num_opened = 0
+
+    def __call__(self, task: str, perturbation: str) -> LineWorld:
+        self.num_opened += 1
+        return LineWorld(task, perturbation)
+
+
 def test_lock_step_gives_the_episodes_that_running_alone_gives(tmp_path: Path) -> None:
     noisy = {"model": reader(noise=0.5).twin}
     alone = evaluate_manipulation(noisy, config(), LineWorld, tmp_path / "a")
     together = evaluate_manipulation(noisy, config(), LineWorld, tmp_path / "b", batch_size=4)
     assert endings(alone) == endings(together)
     assert len({r.steps for r in alone.results.values()}) > 1
+    narrow = Narrow()
+    evaluate_manipulation(noisy, config(), narrow, tmp_path / "c", batch_size=4)
+    assert narrow.num_opened == 2
 
 
 def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
@@ -112,6 +126,11 @@ def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
     kept = read_evaluation(tmp_path)
     assert endings(kept) == endings(second)
     assert sorted(kept.protocol["policies"]) == ["expert", "model"]
+    with (
+        EpisodeLog(tmp_path, kept.protocol),
+        pytest.raises(ValueError, match="Another evaluation writes"),
+    ):
+        evaluate_manipulation(policies, config(), LineWorld, tmp_path)
     (tmp_path / EPISODES).write_text("{}\n" + lines)
     with pytest.raises(ValueError, match="line 1"):
         read_evaluation(tmp_path)
@@ -156,11 +175,16 @@ def test_a_crash_in_a_worker_is_counted_tried_again_and_nothing_is_lost(tmp_path
     world = partial(LineWorld, folder=str(tmp_path))
     chosen = config(tasks=("trap",), seeds=tuple(range(6)))
     found = evaluate_manipulation(
-        {"expert": EXPERT}, chosen, world, tmp_path / "log", num_workers=2, batch_size=3
+        {"expert": EXPERT, "model": reader().twin},
+        chosen,
+        world,
+        tmp_path / "log",
+        num_workers=2,
+        batch_size=3,
     )
-    assert found.endings("expert") == {"success": 6}
+    assert found.endings("expert") == found.endings("model") == {"success": 6}
     assert not found.failures
-    assert sum(found.crashes.values()) == 1  # seed 5, which takes 3 and 4 with it
+    assert sum(found.crashes.values()) == 1  # at seed 5, with what ran beside it
     assert "exit code 7" in next(iter(found.crashes))
     assert endings(read_evaluation(tmp_path / "log")) == endings(found)
     with pytest.raises(ValueError, match="lambda"):
@@ -215,6 +239,8 @@ def test_scores_stand_beside_those_of_others_from_the_same_states() -> None:
     assert metrics["success/a"]["model"] == 0.75
     assert metrics["success_gain/blind"]["model"] == pytest.approx(3 / 6)
     assert metrics["success_under/dark/a"]["model"] == 0.5
+    assert "success_gain_under/dim/blind" not in metrics  # who did not try it stands aside
+    assert metrics["success_under/dim"]["n"] == 2
     protocol = results.to_dict()["protocol"]["manipulation"]
     assert protocol["num_states"]["clean"] == {"a": 4, "b": 2}
     assert protocol["mcnemar_p"]["clean"]["blind"] == pytest.approx(2 / 8)

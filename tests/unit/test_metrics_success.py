@@ -29,7 +29,9 @@ def test_mcnemar_is_the_two_sided_sign_test_of_the_pairs_that_differ() -> None:
 
 
 def test_the_interval_of_a_paired_difference_is_newcombes() -> None:
-    # Newcombe 1998, table III: 36, 12, 2, 0 gives 0.0569 to 0.3404; 18, 2, 10, 20 checked by hand.
+    # Newcombe 1998, method 10; the second case has phi > 0, drawn towards 0 by n / 2.
+    found = compare_paired(*pairs(20, 12, 2, 16))
+    np.testing.assert_allclose(found.interval, (0.0562, 0.3292), atol=5e-5)
     found = compare_paired(*pairs(36, 12, 2, 0))
     assert found.difference == pytest.approx(0.2)
     np.testing.assert_allclose(found.interval, (0.0569, 0.3404), atol=5e-5)

@@ -7,6 +7,7 @@ protocol are never mixed in.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import warnings
@@ -18,22 +19,48 @@ from typing import Any
 from maskworld.data.storage import write_json, write_text
 from maskworld.evaluation.robot_episodes import EpisodeKey, EpisodeResult
 
-PROTOCOL, EPISODES = "protocol.json", "episodes.jsonl"
+PROTOCOL, EPISODES, LOCK = "protocol.json", "episodes.jsonl", ".lock"
 
 
 class EpisodeLog:
-    """Opens the log in a folder, or begins it.
+    """Opens the log in a folder, or begins it; `close` it, so that another may write there.
 
     Args:
         protocol: what the results mean. Keys under "policies" may be added later, all else is
             fixed by the first run.
 
     Raises:
-        ValueError: the folder holds results of another protocol, or a line that is none.
+        ValueError: the folder holds results of another protocol, or a line that is none; another
+            process writes there.
     """
 
     def __init__(self, folder: Path | str, protocol: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._open(protocol)
+        except BlockingIOError as error:
+            self.close()
+            raise ValueError(
+                f"Another evaluation writes to {self.folder}: wait for it, or choose another."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> EpisodeLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets others write."""
+        self._lock.close()
+
+    def _open(self, protocol: Mapping[str, Any]) -> None:
         given = json.loads(json.dumps(protocol, allow_nan=False))
         path = self.folder / PROTOCOL
         if path.exists():

@@ -3,12 +3,12 @@ way runs again, one episode at a time, in a fresh one."""
 
 from __future__ import annotations
 
+import io
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.reduction import ForkingPickler
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -94,15 +94,14 @@ class EpisodePool:
         attempt.runner.close()
 
     def _in_workers(self) -> Iterator[EpisodeResult | EpisodeFailure]:
-        sent = (dict(self.policies), self.open_world, self.rule)
         try:
-            ForkingPickler.dumps(sent)
+            sent = _packed((dict(self.policies), self.open_world, self.rule))
         except Exception as error:
             raise ValueError(
                 f"Expected policies and worlds that can be sent to workers, found {error}: use "
                 "functions of a module, methods or functools.partial, no lambdas; or num_workers=0."
             ) from error
-        with IsolatedWorkers[Group, Attempt](_start_worker, sent, self.num_workers) as workers:
+        with IsolatedWorkers[Group, Attempt](_start_worker, (sent,), self.num_workers) as workers:
             for finished in workers.map(self._next):
                 results, reason = finished.result or ([], finished.crash)
                 yield from self._settle(finished.job, results, reason)
@@ -155,8 +154,14 @@ def _start(
     return _Attempts(EpisodeRunner(policies, open_world, rule))
 
 
-def _start_worker(
-    policies: Mapping[str, PolicyMaker], open_world: WorldMaker, rule: StepRule
-) -> _Attempts:
+def _start_worker(sent: bytes) -> _Attempts:
     torch.set_num_threads(1)  # as many processes as there are cores
-    return _start(policies, open_world, rule)
+    return _start(*torch.load(io.BytesIO(sent), weights_only=False))  # made by `_packed`, above us
+
+
+def _packed(value: Any) -> bytes:
+    """Anything with its tensors by value. Sent as they are, every tensor would be shared memory
+    with a file descriptor of its own, and a process may have too few."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()

@@ -86,6 +86,10 @@ class Evaluation:
     def perturbations(self) -> list[str]:
         return sorted({key.perturbation for key in self.results})
 
+    def tried(self, perturbation: str) -> list[str]:
+        """Policies with episodes under a perturbation."""
+        return sorted({key.policy for key in self.results if key.perturbation == perturbation})
+
     def states(
         self, policies: Sequence[str], perturbation: str = CLEAN, task: str | None = None
     ) -> list[tuple[str, int]]:
@@ -142,27 +146,30 @@ def evaluate_manipulation(
         folder: may hold results of the same protocol, of other tasks, seeds and policies too; those
             are returned as well.
         num_workers: processes (see `EpisodePool`).
-        batch_size: episodes in lock step within a process; saves time where the network is the
-            dearer part.
+        batch_size: at most so many episodes in lock step within a process, and no more than the
+            `max_batch` of `open_world`; saves time where the network is the dearer part.
         on_result: told every result, how many are done, and of how many.
 
     Raises:
         ValueError: the folder holds results of another protocol, or too many episodes crash.
     """
-    log = EpisodeLog(folder, protocol_of(policies, config))
     wanted = config.keys(list(policies))
-    missing = [key for key in wanted if key not in log.results]
-    done = len(wanted) - len(missing)
+    failures: list[EpisodeFailure] = []
     pool = EpisodePool(policies, open_world, config.rule, num_workers, max_attempts)
-    failures = []
-    for outcome in pool.run(_groups(missing, batch_size)):
-        if isinstance(outcome, EpisodeFailure):
-            failures.append(outcome)
-            continue
-        log.add(outcome)
-        done += 1
-        if on_result is not None:
-            on_result(outcome, done, len(wanted))
+    if batch_size < 1:
+        raise ValueError(f"Expected a batch_size of at least 1, found {batch_size}.")
+    side_by_side = min(batch_size, getattr(open_world, "max_batch", batch_size))
+    with EpisodeLog(folder, protocol_of(policies, config)) as log:
+        missing = [key for key in wanted if key not in log.results]
+        done = len(wanted) - len(missing)
+        for outcome in pool.run(_groups(missing, side_by_side)):
+            if isinstance(outcome, EpisodeFailure):
+                failures.append(outcome)
+                continue
+            log.add(outcome)
+            done += 1
+            if on_result is not None:
+                on_result(outcome, done, len(wanted))
     if failures:
         warnings.warn(
             f"{len(failures)} of {len(wanted)} episodes crashed {max_attempts} times and are left "
@@ -233,8 +240,6 @@ def _comparable(protocol: Mapping[str, Any], policy: str, but: Sequence[str]) ->
 
 def _groups(keys: Sequence[EpisodeKey], size: int) -> list[list[EpisodeKey]]:
     """Episodes that run in lock step: of one policy, perturbation and task."""
-    if size < 1:
-        raise ValueError(f"Expected a batch_size of at least 1, found {size}.")
     found = []
     for _, each in groupby(keys, key=lambda key: (key.policy, key.perturbation, key.task)):
         row = list(each)

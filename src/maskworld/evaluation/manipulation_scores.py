@@ -16,16 +16,23 @@ from maskworld.metrics.success import compare_paired, npauc, npauc_interval
 
 def add_success(results: Results, evaluation: Evaluation, model: str = "model") -> None:
     """Adds "success" and "success/<task>", under a perturbation "success_under/<perturbation>" and
-    so on, the other policies beside; and "success_gain/<other>", paired, likewise.
+    so on, the policies that tried the same beside; and "success_gain/<other>", paired, likewise.
 
     Rates are over the initial states that all policies tried; the interval of several tasks
     together takes their episodes as one sample. The protocol gets what the scores depend on and
     McNemar's p-values.
+
+    Raises:
+        ValueError: no episodes of the model.
     """
-    others = [name for name in evaluation.policies if name != model]
+    if model not in evaluation.policies:
+        raise ValueError(f"Expected episodes of {model!r}, found some of {evaluation.policies}.")
     p_values: dict[str, dict[str, float]] = {}
     counts: dict[str, dict[str, int]] = {}
     for perturbation in evaluation.perturbations:
+        if model not in evaluation.tried(perturbation):
+            continue
+        others = [name for name in evaluation.tried(perturbation) if name != model]
         where = "" if perturbation == CLEAN else f"_under/{label_of(perturbation)}"
         states = evaluation.states([model, *others], perturbation)
         tasks = sorted({task for task, _ in states})
@@ -88,17 +95,22 @@ def robustness_table(
     evaluation: Evaluation, policies: Sequence[str], reference: str
 ) -> list[RobustnessRow]:
     """Policies times perturbations, clean first, each against the reference on the same states.
+    What a policy or the reference has not tried has no row.
 
     Raises:
         ValueError: no initial state in common.
     """
     rows = []
     for perturbation in evaluation.perturbations:
-        states = evaluation.states([*policies, reference], perturbation)
-        clean = set(evaluation.states([*policies, reference], CLEAN))
+        tried = evaluation.tried(perturbation)
+        shown = [policy for policy in policies if policy in tried]
+        if reference not in tried or not shown:
+            continue
+        states = evaluation.states([*shown, reference], perturbation)
+        clean = set(evaluation.states([*shown, reference], CLEAN))
         shared = [state for state in states if state in clean]
         beside = evaluation.successes(reference, states, perturbation)
-        for policy in policies:
+        for policy in shown:
             found = evaluation.successes(policy, states, perturbation)
             rate, interval = success_rate(found)
             base = evaluation.successes(policy, shared, CLEAN).sum() if shared else 0

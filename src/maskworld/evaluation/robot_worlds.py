@@ -24,6 +24,13 @@ class MetaWorldMaker:
     split: str = "eval"
     """Initial states that are never recorded; "train" for those of demonstrations."""
 
+    @property
+    def max_batch(self) -> int:
+        """Worlds whose pictures can be drawn side by side in a process."""
+        from maskworld.worlds.metaworld import find_backend
+
+        return 1 if find_backend() == "osmesa" else 6
+
     def __call__(self, task: str, perturbation: str) -> RobotWorld:
         """`perturbation`: "" for none, "light=0.5", or several joined by "+".
 
