@@ -12,6 +12,7 @@ import pytest
 import torch
 from pdms_scenes import agent, straight_plan, straight_road
 from video_weights import randomised
+from waymo_segments import write_segment
 
 from maskworld.cli import score
 from maskworld.cli.main import main
@@ -256,3 +257,16 @@ def test_what_would_make_a_meaningless_number_is_refused(
 ) -> None:
     assert score_fvd(videos, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_real_clips_may_come_from_waymo(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_segment(tmp_path / "validation", frames=60)
+    real, dreamt = str(tmp_path / "validation"), str(videos / "dreamt")
+    out = tmp_path / "result.json"
+    words = ["score", "fvd", real, dreamt, "--frames", "5", "--every", "1", "--out", str(out)]
+    assert main([*words, "--num-clips", "52"]) == 2
+    assert "(5, 3, 32, 48), found shape (4, 5, 3, 16, 16)" in capsys.readouterr().err
+    assert main(["score", "fvd", real, dreamt, "--preset", "waymo-600"]) == 2
+    assert "Expected 600 clips of 25 frames in waymo, found 1" in capsys.readouterr().err

@@ -72,7 +72,7 @@ class ScoreFvd:
     """
 
     real: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REAL")]
-    """Folder of real videos."""
+    """Folder of real videos, or a split of Waymo (version 2, with camera_image/)."""
     dreamt: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DREAMT")]
     """Folder of dreamt videos, at the same frame rate."""
     weights: File = None

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from maskworld.cli.inputs import check_output
 from maskworld.cli.score import ScoreCompare, ScoreFvd
+from maskworld.data.sources.waymo import WaymoSource
 from maskworld.evaluation.results import Results, baseline_names, read_results
 from maskworld.evaluation.video_metrics import (
     Collected,
@@ -27,7 +29,7 @@ from maskworld.evaluation.video_metrics import (
     score_sets,
 )
 from maskworld.evaluation.video_pairs import score_pairs
-from maskworld.evaluation.video_sets import FolderClips
+from maskworld.evaluation.video_sets import ClipSet, FolderClips, SourceClips
 from maskworld.metrics.fid import load_fid
 from maskworld.metrics.fvd import load_fvd
 from maskworld.metrics.lpips import load_lpips
@@ -76,7 +78,11 @@ def score_videos(options: ScoreFvd) -> None:
     fid = None
     if options.fid_weights is not None:
         fid = load_fid(plan.fid_backend, options.fid_weights, device=device)
-    about = {"real": str(options.real), "dreamt": str(options.dreamt), "dreamt_sha256": clips[1].sha256()}
+    about = {
+        "real": str(options.real),
+        "dreamt": str(options.dreamt),
+        "dreamt_sha256": clips[1].sha256(),
+    }
     results = Results(SYSTEM, about)
     _score(results, options, plan, clips, features, processes, device)
     if fid is not None:
@@ -164,36 +170,51 @@ def _settled(word: str, said: Any, preset: Preset | None, field: str, default: A
     return known if said is None else said
 
 
-def _clips(options: ScoreFvd, plan: _Plan, includes: bool) -> list[FolderClips]:
-    return [
-        FolderClips(
+def _clips(options: ScoreFvd, plan: _Plan, includes: bool) -> list[ClipSet]:
+    skip = 0 if includes else plan.condition_frames
+    return [_open(folder, options, plan, skip) for folder in (options.real, options.dreamt)]
+
+
+def _open(folder: Path, options: ScoreFvd, plan: _Plan, skip: int) -> ClipSet:
+    """A folder of videos, or a split of Waymo."""
+    if not (folder / "camera_image").is_dir():
+        return FolderClips(
             folder,
             num_frames=plan.num_frames,
             stride=options.stride,
             selection=plan.selection,
-            skip=0 if includes else plan.condition_frames,
+            skip=skip,
             num_clips=plan.num_clips,
             every=options.every,
             size=options.size,
         )
-        for folder in (options.real, options.dreamt)
-    ]
+    if plan.selection != "first" or options.size is not None:
+        raise ValueError(
+            f"Expected no --size and the first frames with {folder}, a split of Waymo: write its "
+            "clips as videos to score them otherwise."
+        )
+    return SourceClips(
+        WaymoSource(folder),
+        num_frames=plan.num_frames,
+        stride=options.stride,
+        skip=skip,
+        num_clips=plan.num_clips,
+        every=options.every,
+    )
 
 
-def _check_rate(plan: _Plan, options: ScoreFvd, clips: FolderClips) -> None:
+def _check_rate(plan: _Plan, options: ScoreFvd, clips: ClipSet) -> None:
     if plan.fps is None or clips.fps is None:
         return
     rate = clips.fps / options.stride
     if abs(rate - plan.fps) > 0.01 * plan.fps:
         raise ValueError(
             f"Expected {plan.fps:g} frames per second with --preset {plan.preset}, found {rate:g} "
-            f"in {clips.path}: export the videos at that rate, or give a --stride."
+            f"in {options.real}: export the videos at that rate, or give a --stride."
         )
 
 
-def _fvd_features(
-    options: ScoreFvd, plan: _Plan, clips: FolderClips, device: torch.device
-) -> Features:
+def _fvd_features(options: ScoreFvd, plan: _Plan, clips: ClipSet, device: torch.device) -> Features:
     if options.weights is not None:
         return load_fvd(
             plan.fvd_backend,
@@ -218,7 +239,7 @@ def _score(
     results: Results,
     options: ScoreFvd,
     plan: _Plan,
-    clips: Sequence[FolderClips],
+    clips: Sequence[ClipSet],
     features: Features,
     processes: Processes,
     device: torch.device,
@@ -258,7 +279,7 @@ def _score(
     score_sets(results, sides[0], sides[1], features, protocol, settings)
 
 
-def _check_number(features: Features, plan: _Plan, real: FolderClips, dreamt: FolderClips) -> None:
+def _check_number(features: Features, plan: _Plan, real: ClipSet, dreamt: ClipSet) -> None:
     """Before hours of work, what `frechet_distance` would refuse after them."""
     if real.num_scored < features.min_frames:
         raise ValueError(

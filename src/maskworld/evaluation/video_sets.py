@@ -19,6 +19,7 @@ from torch import Tensor
 
 from maskworld.data.sources.video_folder import find_videos
 from maskworld.data.video_files import OpenVideos
+from maskworld.interfaces import Source
 from maskworld.metrics.protocol import Selection
 from maskworld.metrics.video_features.weights import sha256_of
 
@@ -161,6 +162,71 @@ class FolderClips:
             if path not in hashes:
                 hashes[path] = sha256_of(path)
             digest.update(f"{unit}\t{frames[0]}\t{hashes[path]}\n".encode())
+        return digest.hexdigest()
+
+
+class SourceClips:
+    """Clips of one view of a source, from stretches without a cut; an episode is a unit.
+
+    Args:
+        every: frames from the start of one clip to the next of the same stretch; None = one clip of
+            each stretch.
+        num_clips, skip, stride: as `FolderClips`.
+
+    Raises:
+        ValueError: fewer clips than asked for, or none.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        num_frames: int,
+        stride: int = 1,
+        skip: int = 0,
+        num_clips: int | None = None,
+        every: int | None = None,
+        view: int = 0,
+    ) -> None:
+        self._source, self._view, self.num_scored = source, view, num_frames - skip
+        self._clips: list[tuple[int, list[int]]] = []
+        span = (num_frames - 1) * stride + 1
+        rates = set()
+        for index in range(len(source)):
+            if num_clips is not None and len(self._clips) >= num_clips:
+                break
+            episode = source.episode(index)
+            rates.add(round(episode.fps, 2))
+            for first, end in episode.segments:
+                last = end - span + 1
+                for start in range(first, last, every) if every else range(first, last)[:1]:
+                    self._clips.append((index, list(range(start, start + span, stride))[skip:]))
+        if not self._clips or len(self._clips) < (num_clips or 0):
+            raise ValueError(
+                f"Expected {num_clips or 'some'} clips of {num_frames} frames in {source.name}, "
+                f"found {len(self._clips)}: give more recordings, or score shorter clips."
+            )
+        if len(rates) > 1:
+            raise ValueError(f"Expected recordings of one frame rate, found {sorted(rates)}.")
+        del self._clips[num_clips or len(self._clips) :]
+        self.units: Sequence[str] = [f"{source.name} {index}" for index, _ in self._clips]
+        self.fps: float | None = rates.pop()
+        self.size = (self.clip(0).shape[-2], self.clip(0).shape[-1])
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def clip(self, index: int) -> UInt8[Tensor, "t c h w"]:
+        """The scored frames of one clip."""
+        episode, frames = self._clips[index]
+        return torch.from_numpy(self._source.episode(episode).read(frames)[self._view].copy())
+
+    def sha256(self) -> str:
+        """Of recordings, frames and pixels: a source has no one file per clip."""
+        digest = hashlib.sha256()
+        for index, (unit, (_, frames)) in enumerate(zip(self.units, self._clips, strict=True)):
+            digest.update(f"{unit}\t{frames[0]}\n".encode())
+            digest.update(self.clip(index).contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
