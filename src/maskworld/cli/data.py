@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from maskworld.cli.data_mine import Mine
+from maskworld.cli.data_robot import ImportLibero, ImportRlbench, Segment
 from maskworld.cli.errors import nearest
 
 EXAMPLES = "\n\nExamples:\n"
@@ -336,6 +337,9 @@ COMMANDS = (
     Command(("import", "tokens"), ImportTokens, "arrays of codes, such as commaVQ"),
     Command(("import", "webdataset"), ImportWebdataset, "tar shards, such as WebVid and LAION"),
     Command(("import", "nuscenes"), ImportNuscenes, "nuScenes, from its JSON tables"),
+    Command(("import", "libero"), ImportLibero, "LIBERO's demonstrations"),
+    Command(("import", "rlbench"), ImportRlbench, "RLBench's saved demonstrations"),
+    Command(("segment",), Segment, "make masks for recordings without"),
     Command(("curate",), Curate, "scenes, motion, scores, duplicates, captions"),
     Command(("mine",), Mine, "hard negatives for planners, in the driving world"),
     Command(("check",), Check, "read all of a set and list its problems"),

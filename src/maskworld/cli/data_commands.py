@@ -11,6 +11,7 @@ from typing import Any
 
 from maskworld.cli import data as verbs
 from maskworld.cli.data_mine import run_mine
+from maskworld.cli.data_robot import ImportLibero, ImportRlbench, Segment, run_import, run_segment
 from maskworld.data.lerobot import LeRobotSource
 from maskworld.data.sources.row_filter import RowFilter
 from maskworld.data.sources.video_folder import VideoFolderSource
@@ -28,6 +29,9 @@ def run_command(options: Any) -> int:
         verbs.ImportTokens: _import_tokens,
         verbs.ImportWebdataset: _import_webdataset,
         verbs.ImportNuscenes: _import_nuscenes,
+        ImportLibero: run_import,
+        ImportRlbench: run_import,
+        Segment: run_segment,
         verbs.Curate: _curate,
         verbs.Mine: run_mine,
         verbs.Check: _check,
