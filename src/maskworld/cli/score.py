@@ -28,6 +28,8 @@ examples:
   maskworld score pdms scene.json --out result.json
   maskworld score pdms scenes/*.json
   maskworld score fvd real/ dreamt/ --weights i3d_pretrained_400.pt --out result.json
+  maskworld score fvd real/ dreamt/ --preset vista-5369 --weights i3d.pt --fid-weights inception.pth
+  maskworld score fvd real/ dreamt/ --paired --condition-frames 1
   maskworld score compare ours.json theirs.json
 """
 
