@@ -155,6 +155,14 @@ class LiberoEpisode:
     def segments(self) -> list[tuple[int, int]]:
         return [(0, self.num_frames)]
 
+    @cached_property
+    def timing(self) -> Literal["after", "before"]:
+        """Whether a row's observation follows or precedes its action."""
+        if self._source.timing != "measured":
+            return self._source.timing
+        with self._open() as (_, group):
+            return self._measure(group)
+
     @property
     def actions(self) -> Float[np.ndarray, "t 7"]:
         """Row t is the step into frame t."""
@@ -216,10 +224,8 @@ class LiberoEpisode:
         """Row t is the step into recorded frame t."""
         with self._open() as (_, group):
             actions = self._column(group, "actions")
-            timing = self._source.timing
-            if timing == "measured":
-                timing = self._measure(group)
-        return actions if timing == "after" else np.concatenate([actions[:1], actions[:-1]])
+        is_after = self.timing == "after"
+        return actions if is_after else np.concatenate([actions[:1], actions[:-1]])
 
     @cached_property
     def _kept(self) -> Int[np.ndarray, " k"]:
