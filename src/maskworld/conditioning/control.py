@@ -5,6 +5,8 @@ The target of a step is u = [action, state after it] (Mask World Model: 7 + 8 nu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +17,25 @@ from maskworld.types import ControlBatch
 
 QUANTILE = 0.01
 """GE-ACT and Mask World Model: the range from q01 to q99 becomes [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class StageConditions:
+    """What a training stage hides of its conditions."""
+
+    p_drop_caption: float
+    """Share of samples trained with the empty caption."""
+    memory_noise: float
+    """Largest share of noise in the remembered frames, whose time stays 0."""
+
+
+@dataclass(frozen=True)
+class ControlChunk:
+    """What a policy decides, in the data's units."""
+
+    actions: Float[Tensor, "b l a"]
+    states: Float[Tensor, "b l s"]
+    """Where it expects the actions to lead."""
 
 
 class ControlNormaliser(nn.Module):

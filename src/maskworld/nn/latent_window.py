@@ -79,11 +79,40 @@ def side_by_side(tokens: Float[Tensor, "bv n d"], num_views: int) -> Float[Tenso
     return rearrange(tokens, "(b v) n d -> b (v n) d", v=num_views)
 
 
+def keep(
+    kept: Int[Tensor, "b m"],
+    z: Float[Tensor, "b n d"],
+    t: Float[Tensor, "b n"],
+    positions: Float[Tensor, "r a n"],
+) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m"], Float[Tensor, "b a m"]]:
+    """The tokens that stay, with their times and positions."""
+    rows = positions.expand(len(z), -1, -1)
+    return (
+        z.gather(1, kept[..., None].expand(-1, -1, z.shape[-1])),
+        t.gather(1, kept),
+        rows.gather(2, kept[:, None].expand(-1, rows.shape[1], -1)),
+    )
+
+
 def bank_of(
-    blocks: dict[int, Float[Tensor, "bv n d"]], order: tuple[int, ...], num_views: int
+    blocks: dict[int, Float[Tensor, "bv m d"]],
+    order: tuple[int, ...],
+    num_views: int,
+    places: Float[Tensor, "n p"] | None = None,
+    kept: Int[Tensor, "bv m"] | None = None,
 ) -> FeatureBank:
-    """The states of some blocks of a video network, the views of a clip side by side."""
-    return FeatureBank(tuple(side_by_side(blocks[block], num_views) for block in order))
+    """The states of some blocks of a video network, the views of a clip side by side.
+
+    Args:
+        places: told to every state of a view (`grid_places`).
+        kept: which tokens the states are of; None = all.
+    """
+    told = dict(blocks)
+    if places is not None:
+        for block, states in blocks.items():
+            own = places.expand(len(states), -1, -1) if kept is None else places[kept]
+            told[block] = torch.cat([states, own], dim=-1)
+    return FeatureBank(tuple(side_by_side(told[block], num_views) for block in order))
 
 
 def grid_places(grid: tuple[int, int, int], frequencies: int) -> Float[Tensor, "n p"]:

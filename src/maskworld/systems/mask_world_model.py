@@ -31,8 +31,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, reduce, repeat
+from einops import reduce, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -40,7 +39,12 @@ from maskworld.backbones.action_dit import ActionDiT, ActionDiTConfig, Projected
 from maskworld.backbones.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from maskworld.backbones.latent_video import VideoPass, run_latent_video
 from maskworld.backbones.ltx import LTXConfig, LTXDiT, grid_positions
-from maskworld.conditioning.control import ControlNormaliser, demonstrated
+from maskworld.conditioning.control import (
+    ControlChunk,
+    ControlNormaliser,
+    StageConditions,
+    demonstrated,
+)
 from maskworld.conditioning.priors import MeanPrior
 from maskworld.conditioning.text import SmallTextConfig, T5TextConfig
 from maskworld.conditioning.video_prompt import VideoPrompt, VideoPrompter
@@ -64,7 +68,7 @@ from maskworld.tokenizers.latent import (
     build_latent_tokenizer,
 )
 from maskworld.tokenizers.palette import Palette, PaletteConfig
-from maskworld.tokenizers.robot_clips import RobotClips
+from maskworld.tokenizers.robot_clips import FutureFrames, RobotClips
 from maskworld.tokenizers.video_frames import check_num_frames
 from maskworld.types import Batch, ControlBatch, FeatureBank, LossOutput, Prompt
 
@@ -76,16 +80,6 @@ SAMPLING = FlowSampling(
 
 
 # ------------------------------------------------------------------------------------ 1. Config
-
-
-@dataclass(frozen=True)
-class StageConditions:
-    """What a stage hides of its conditions."""
-
-    p_drop_caption: float
-    """Share of samples trained with the empty caption."""
-    memory_noise: float
-    """Largest share of noise in the remembered frames, whose time stays 0."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +137,8 @@ class MaskWorldModelConfig:
     """Uniform [GE]."""
     time_weight: TimeWeight = "none"
     """w(s) [?]; none in GE."""
-    dynamics_conditions: StageConditions = StageConditions(p_drop_caption=0.06, memory_noise=0.1)
-    policy_conditions: StageConditions = StageConditions(p_drop_caption=0.0, memory_noise=0.01)
+    dynamics_conditions: StageConditions = field(default_factory=lambda: StageConditions(0.06, 0.1))
+    policy_conditions: StageConditions = field(default_factory=lambda: StageConditions(0.0, 0.01))
     carries_mean: bool = False
     """Start masks and chunks from the average of the training data (`conditioning.priors`). Input,
     output and error of the action tower are in units of what the average leaves open (the
@@ -212,26 +206,6 @@ class MaskWorldModelConfig:
         return self.num_memory + self.num_future_latents, height, width
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """What `rollout` dreams: the future after the remembered frames."""
-
-    latents: Float[Tensor, "b v tl d gh gw"]
-    """Memory first."""
-    frames: UInt8[Tensor, "b v f c h w"]
-    labels: UInt8[Tensor, "b v f h w"] | None
-    """Group numbers of the palette; None with the RGB target."""
-
-
-@dataclass(frozen=True)
-class ControlChunk:
-    """What `act_chunk` decides, in the data's units."""
-
-    actions: Float[Tensor, "b l a"]
-    states: Float[Tensor, "b l s"]
-    """Where it expects the actions to lead."""
-
-
 class MaskWorldModel(nn.Module, ReleaseMixin):
     """The system: tokenizer, palette, prompt encoder, video tower, action tower."""
 
@@ -243,15 +217,7 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         dim, width = config.video.dim, config.action.action_dim
         self.tokenizer = build_latent_tokenizer(config.tokenizer)
         self.palette = Palette(config.palette)
-        self.clips = RobotClips(
-            self.tokenizer,
-            self.palette,
-            config.target,
-            config.num_views,
-            config.num_memory,
-            config.future_frames,
-            config.future_encoding,
-        )
+        self.clips = RobotClips(self.tokenizer, self.palette, config)
         self.video = LTXDiT(config.video)
         self.view_embedding = nn.Embedding(config.num_views, dim)
         nn.init.normal_(self.view_embedding.weight, std=0.02)
@@ -398,9 +364,7 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         order = self.config.bank_blocks
         out = self.run_video(z, t, prompt, (k, gh, gw), sorted(set(order)), max(order), kept)
         places = latent_window.grid_places((k, gh, gw), self.config.bank_positions).to(z)
-        places = places[kept] if kept is not None else places.expand(len(z), -1, -1)
-        told = {block: torch.cat([x, places], dim=-1) for block, x in out.blocks.items()}
-        return latent_window.bank_of(told, order, v)
+        return latent_window.bank_of(out.blocks, order, v, places, kept)
 
     def run_video(
         self,
@@ -420,10 +384,7 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         if config.carries_mean and last_block is None:
             prior = self.future_prior.velocity_of_views(z, t, num_views)
         if kept is not None:
-            z = z.gather(1, kept[..., None].expand(-1, -1, z.shape[-1]))
-            t = t.gather(1, kept)
-            rows = positions.expand(len(z), -1, -1)
-            positions = rows.gather(2, kept[:, None].expand(-1, 3, -1))
+            z, t, positions = latent_window.keep(kept, z, t, positions)
         elif config.video_times.scope != "token":
             t = t.unflatten(1, (grid[0], -1))[..., 0]  # one time per latent frame is cheaper
         views = repeat(self.view_embedding.weight, "v d -> (b v) 1 d", b=len(z) // num_views)
@@ -495,7 +456,7 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
     @torch.no_grad()
     def rollout(
         self, batch: Batch, generator: torch.Generator, sampling: FlowSampling = SAMPLING
-    ) -> Rollout:
+    ) -> FutureFrames:
         """Dreams the future after the remembered frames, all its steps, decoded and read.
 
         For inspection, scores and MWM-C1; the policy itself never denoises a video.
@@ -515,7 +476,8 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         context = context_mask(noisy, self.config.num_memory)
         z = euler(model, to_tokens(noisy), sampling.video.sigmas(), context)
         latents = to_latents(z, grid, noisy.shape[1])
-        return Rollout(latents, *self.clips.decode(latents[:, :, self.config.num_memory :]))
+        future = latents[:, :, self.config.num_memory :]
+        return FutureFrames(latents, *self.clips.decode(future))
 
     # ---------------------------------------------------------------------------- 5. Planning
 
@@ -589,9 +551,7 @@ class MaskWorldModel(nn.Module, ReleaseMixin):
         pictures = to_unit(frames)
         if self.config.target == "mask":
             assert labels is not None
-            groups = labels if is_read else self.palette.group(labels)
-            one_hot = F.one_hot(groups.long(), self.palette.num_groups)
-            pictures = rearrange(one_hot, "b v f h w c -> b v f c h w").to(state.dtype)
+            pictures = self.palette.one_hot(labels if is_read else self.palette.group(labels))
         return self.inverse_dynamics(pictures, self.normaliser.states.normalise(state))
 
     @property

@@ -16,7 +16,7 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 _FIRST = (
@@ -104,6 +104,10 @@ class Palette:
             )
         groups = self._groups.to(labels.device, torch.uint8)
         return groups[labels.long()]
+
+    def one_hot(self, groups: UInt8[Tensor, "*n h w"]) -> Float[Tensor, "*n g h w"]:
+        """Group numbers to a channel per group."""
+        return F.one_hot(groups.long(), self.num_groups).movedim(-1, -3).float()
 
     def render(self, labels: UInt8[Tensor, "*n h w"]) -> UInt8[Tensor, "*n 3 h w"]:
         """Class ids to RGB.

@@ -5,7 +5,8 @@ Nothing is learnt here; a tokenizer and a palette are lent.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -18,30 +19,56 @@ from maskworld.tokenizers.palette import Palette, away_from_edges
 from maskworld.types import Batch
 
 
+@runtime_checkable
+class ClipSettings(Protocol):
+    """What a system's config says about its clips."""
+
+    @property
+    def target(self) -> Literal["mask", "rgb"]:
+        """What the future is shown as."""
+        ...
+
+    @property
+    def num_views(self) -> int: ...
+
+    @property
+    def num_memory(self) -> int:
+        """Remembered frames; the last is now."""
+        ...
+
+    @property
+    def future_frames(self) -> int:
+        """Pixel frames after now."""
+        ...
+
+    @property
+    def future_encoding(self) -> Literal["joint", "separate"]:
+        """The future as one clip of the causal tokenizer, or every frame alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class FutureFrames:
+    """A future, decoded from latents."""
+
+    latents: Float[Tensor, "b v tl d gh gw"]
+    """Memory first."""
+    frames: UInt8[Tensor, "b v f c h w"]
+    """Of the future alone."""
+    labels: UInt8[Tensor, "b v f h w"] | None
+    """Group numbers of the palette; None with the RGB target."""
+
+
 class RobotClips:
     """Encodes batches of `Clip.frames` (remembered, then perhaps future RGB) and `Clip.labels`
-    (of the future), and decodes futures.
-
-    Args:
-        target: what the future is shown as.
-        num_memory: remembered frames; the last is now.
-        future_frames: pixel frames after now.
-        encoding: the future as one clip of the causal tokenizer, or every frame alone.
-    """
+    (of the future), and decodes futures."""
 
     def __init__(
-        self,
-        tokenizer: LatentTokenizer,
-        palette: Palette,
-        target: Literal["mask", "rgb"],
-        num_views: int,
-        num_memory: int,
-        future_frames: int,
-        encoding: Literal["joint", "separate"],
+        self, tokenizer: LatentTokenizer, palette: Palette, settings: ClipSettings
     ) -> None:
-        self.tokenizer, self.palette, self.target = tokenizer, palette, target
-        self.num_views, self.num_memory = num_views, num_memory
-        self.future_frames, self.encoding = future_frames, encoding
+        self.tokenizer, self.palette, self.target = tokenizer, palette, settings.target
+        self.num_views, self.num_memory = settings.num_views, settings.num_memory
+        self.future_frames, self.encoding = settings.future_frames, settings.future_encoding
 
     @property
     def num_latents(self) -> int:
