@@ -228,9 +228,14 @@ def made(**outcomes: str) -> Evaluation:
 
 def test_scores_stand_beside_those_of_others_from_the_same_states() -> None:
     results = Results("toy", {})
-    add_success(
-        results, made(model="1110 1111", blind="1000 01", model_dark="1000 11", blind_dark="00 00")
+    found = made(
+        model="1110 1111",
+        blind="1000 01",
+        model_dark="1000 11",
+        blind_dark="00 00",
+        model_dim="1 1",
     )
+    add_success(results, found)
     metrics = results.to_dict()["metrics"]
     assert metrics["success"]["n"] == 6  # the blind policy tried only two states of task b
     assert metrics["success"]["model"] == pytest.approx(5 / 6)

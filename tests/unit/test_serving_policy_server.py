@@ -1,8 +1,10 @@
+import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +144,27 @@ def test_health_is_answered_and_a_stop_is_told_to_clients() -> None:
         client.reset(0)
     with pytest.raises(ConnectionError, match="found none"):
         PolicyClient(server.url)
+
+
+def test_a_signal_ends_a_server_in_good_order() -> None:
+    code = """
+from robot_toy import reader
+from maskworld.serving.policy_server import PolicyServer
+server = PolicyServer(reader().twin, port=0)
+print(server.url, flush=True)
+server.serve_forever()
+print("stopped", flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        client = PolicyClient(process.stdout.readline().strip())
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read().strip() == "stopped"
+    assert process.returncode == 0
+    with pytest.raises(ConnectionError, match="is gone"):
+        client.reset(0)
 
 
 def test_the_client_alone_needs_neither_torch_nor_maskworld() -> None:

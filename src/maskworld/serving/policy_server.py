@@ -109,7 +109,8 @@ class PolicyServer:
             about: dict[str, Any] = getattr(policy, "describe", dict)()
             client.send(encode({**about, **self._given, "protocol": PROTOCOL}))
             for data in client:
-                client.send(encode(self._answer(policy, data)))
+                with self._network:  # sent before `close` can come between
+                    client.send(encode(self._answer(policy, data)))
         except ConnectionClosed:
             pass  # clients come and go
         finally:
@@ -126,8 +127,7 @@ class PolicyServer:
             if kind != "act":
                 raise ValueError(f'Expected a message of type "reset" or "act", found {kind!r}.')
             observation = _observation(message, reads_frames=_reads_frames(policy))
-            with self._network:
-                action = policy.act(observation)
+            action = policy.act(observation)
             return {"action": np.asarray(action), "reads_frames": _reads_frames(policy)}
         except ValueError as error:
             return {"error": str(error)}
