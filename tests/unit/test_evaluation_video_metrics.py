@@ -14,6 +14,7 @@ from torch import Tensor
 from maskworld.data.video_files import write_video
 from maskworld.evaluation import video_metrics
 from maskworld.evaluation.results import Results
+from maskworld.evaluation.video_dreams import score_dreams
 from maskworld.evaluation.video_metrics import (
     Collected,
     ProxyFeatures,
@@ -288,3 +289,28 @@ def test_folders_that_cannot_be_scored_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"one size .*\(16, 32\) \(9\.mp4\)"):
         FolderClips(folder, num_frames=2)
     assert FolderClips(folder, num_frames=2, size=(16, 16)).size == (16, 16)
+
+
+def test_dreams_in_memory_are_scored_beside_trivial_futures_without_the_given_frames() -> None:
+    """Six frames of which one is given; a frozen future is farther from real than a moving one."""
+    given, moving = clips(60, 0)[:, :, :1], clips(60, 0)
+    real = torch.cat([given, moving], dim=2)
+    dreamt = torch.cat([given, clips(60, 1)], dim=2)
+    frozen = given.expand(-1, -1, FRAMES + 1, -1, -1, -1).contiguous()
+    results = Results("maskgwm", {"data": "stripes"})
+    score_dreams(
+        results,
+        real,
+        dreamt,
+        [str(i) for i in range(60)],
+        ProxyFeatures(FRAMES, SIZE),
+        num_context=1,
+        trivial={"copy_last": frozen},
+    )
+    found = results.to_dict()
+    one = found["metrics"]["frechet_proxy"]
+    assert one["copy_last"] > one["model"] > 0
+    protocol = found["protocol"]["frechet_proxy"]
+    assert (protocol["num_frames"], protocol["condition_frames"]) == (FRAMES + 1, 1)
+    assert protocol["includes_condition_frames"] is False
+    assert found["protocol"]["data"] == "stripes"

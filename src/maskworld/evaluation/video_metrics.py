@@ -8,7 +8,7 @@ features lie in a temporary file.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from maskworld.evaluation.results import Results
 from maskworld.evaluation.video_sets import ClipSet, check_pair
 from maskworld.metrics import frechet_proxy
 from maskworld.metrics.frechet import (
+    ROWS_AT_ONCE,
     FrechetStatistics,
     extrapolate,
     frechet_distance,
@@ -198,12 +199,14 @@ def score_sets(
     features: Features,
     protocol: VideoProtocol,
     settings: ScoreSettings | None = None,
+    trivial: Mapping[str, Collected] | None = None,
 ) -> None:
     """Adds the Fréchet distance ("fvd"), the kernel distance on the same vectors ("kvd") and, where
     there are enough vectors, the distance at infinity ("fvd_infinity"); each with its protocol.
 
     "real_vs_real" beside the distance is what two sets of so many clips from one source would have:
-    distances between random halves of the real set, halved, since they fall like 1 / n.
+    distances between random halves of the real set, halved, since they fall like 1 / n. Those of
+    `trivial` sets ("copy_last", ...) stand there too.
 
     Raises:
         ValueError: too few vectors, unless allowed.
@@ -219,13 +222,18 @@ def score_sets(
         ]
     )
     halves = _halves(real, rng, settings.num_splits)
+    beside = {FLOOR: float(np.mean(halves)) / 2} if halves else {}
+    for other, found in (trivial or {}).items():
+        beside[other] = frechet_distance(
+            real.statistics, found.statistics, allows_few=settings.allows_few
+        )
     results.add(
         name,
         model=value,
         interval=normal_interval(value, error, settings.confidence),
         n=len(dreamt.units),
         better="lower",
-        baselines={FLOOR: float(np.mean(halves)) / 2} if halves else {},
+        baselines=beside,
     )
     entry = protocol.of(name).to_dict()
     results.protocol[name] = entry
@@ -293,7 +301,12 @@ def _halves(real: Collected, rng: np.random.Generator, num_splits: int) -> list[
         sides = [np.flatnonzero(first), np.flatnonzero(~first)]
         if min(len(side) for side in sides) <= real.features.shape[1]:
             return []
-        statistics = [FrechetStatistics.of(real.features[torch.from_numpy(s)]) for s in sides]
+        statistics = []
+        for rows in sides:  # in parts: an index would copy half of the file into memory
+            one = FrechetStatistics(real.features.shape[1])
+            for part in torch.from_numpy(rows).split(ROWS_AT_ONCE):
+                one.update(real.features[part])
+            statistics.append(one)
         found.append(frechet_distance(statistics[0], statistics[1]))
     return found
 
