@@ -181,6 +181,15 @@ def test_a_task_that_never_succeeds_stops_with_advice() -> None:
         queue.take()
 
 
+def test_crashes_after_the_last_episode_are_tried_again_next_time(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, SMALL)
+    staging.parts.mkdir()
+    for seed, outcome in enumerate([{"crash": "a"}, DONE, {"crash": "b"}, {"crash": "c"}]):
+        staging.save_crash((TASK, seed), outcome)
+    assert staging.outcomes() == {(TASK, 0): {"crash": "a"}, (TASK, 1): DONE}
+    assert SeedQueue(SMALL, staging.outcomes()).take() == (TASK, 2)
+
+
 def test_plans_that_make_no_sense_are_named() -> None:
     with pytest.raises(ValueError, match="Did you mean 'reach-v3'"):
         MetaWorldPlan(("reach",), 1)

@@ -74,11 +74,18 @@ class Staging:
         write_json((self.parts / _part_name(job)).with_suffix(".json"), outcome)
 
     def outcomes(self) -> dict[Job, dict[str, Any]]:
-        """What is known from earlier runs."""
-        found = {}
-        for path in sorted(self.parts.glob("*.json")):
+        """What is known from earlier runs. Crashes after a task's last episode are forgotten: what
+        made them all crash may be mended by now."""
+        found: dict[Job, dict[str, Any]] = {}
+        has_episode_after: set[str] = set()
+        for path in sorted(self.parts.glob("*.json"), reverse=True):
             task, _, seed = path.stem.rpartition("-seed-")
-            found[task, int(seed)] = json.loads(path.read_text())
+            outcome = json.loads(path.read_text())
+            if "crash" in outcome and task not in has_episode_after:
+                path.unlink()
+                continue
+            has_episode_after.add(task)
+            found[task, int(seed)] = outcome
         return found
 
     @cached_property

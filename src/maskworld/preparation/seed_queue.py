@@ -42,11 +42,13 @@ class SeedQueue:
         for task in self.plan.tasks:
             mine = [outcome for job, outcome in self.outcomes.items() if job[0] == task]
             kept = sum(self._is_kept(outcome) for outcome in mine)
+            crashes = [str(outcome["crash"]) for outcome in mine if "crash" in outcome]
             if len(mine) - kept > max(10, self.plan.episodes_per_task):
+                last = f" The last crash: {crashes[-1]}." if crashes else ""
                 raise ValueError(
                     f"{task}: {len(mine) - kept} of {len(mine)} attempts gave no episode (no "
                     f"success within {self.plan.max_steps} steps, or a crash): lower the action "
-                    "noise, raise the step limit, or keep failures."
+                    f"noise, raise the step limit, or keep failures.{last}"
                 )
             under_way = sum(job[0] == task for job in self._running)
             if kept + under_way < self.plan.episodes_per_task:
