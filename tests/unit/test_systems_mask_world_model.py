@@ -24,6 +24,7 @@ from mask_world_model_material import (
 )
 
 from maskworld.guidance import Guidance
+from maskworld.nn.latent_window import bank_of, draw_kept, grid_places
 from maskworld.systems.mask_world_model import MaskWorldModel
 from maskworld.types import Batch, Prompt
 
@@ -306,15 +307,20 @@ def test_pruning_drops_tokens_with_their_times_and_places() -> None:
 
 
 def test_the_bank_is_told_its_places_also_where_it_is_pruned() -> None:
+    places = grid_places((3, 2, 4), 2)
+    assert len({tuple(row.tolist()) for row in places}) == len(places) == 24
+    kept = draw_kept(4, 24, 0.5, seeded())
+    states = torch.randn(4, 12, 5, generator=seeded())
+    bank = bank_of({3: states}, (3, 3), 2, places, kept)
+    assert len(bank.states) == 2
+    for row in range(4):  # views of a clip side by side
+        own = bank.states[0][row // 2, 12 * (row % 2) : 12 * (row % 2) + 12]
+        assert torch.equal(own[:, :5], states[row])
+        assert torch.equal(own[:, 5:], places[kept[row]])
     model = micro_model(micro_config(bank_positions=2), awake=True)
-    whole = model.encode_once(batch_of(1), seeded())
-    pruned = model.encode_once(batch_of(1), seeded(), 0.5)
-    assert whole.states[0].shape[-1] == 36
-    places = whole.states[0][0, :, 24:]
-    assert len({tuple(row.tolist()) for row in places}) == len(places) // 2  # views share places
-    assert torch.equal(places[: len(places) // 2], places[len(places) // 2 :])
-    known = {tuple(row.tolist()) for row in places}
-    assert {tuple(row.tolist()) for row in pruned.states[0][0, :, 24:]} < known
+    whole = model.encode_once(batch_of(1), seeded()).states[0]
+    assert torch.equal(whole[0, :, 24:], grid_places(model.config.grid, 2).repeat(2, 1))
+    assert model.encode_once(batch_of(1), seeded(), 0.5).states[0].shape[-1] == 36
 
 
 def test_a_policy_without_a_world_model_runs_no_video_tower() -> None:
