@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from mask_world_model_material import ACTIONS, FEW, MEMORY, SIZE, STATES, micro_model
 from torch import Tensor
 
 from maskworld.data.control import MemoryPick
@@ -18,6 +19,7 @@ from maskworld.policies.robot_chunk_net import (
     read_demonstrations,
 )
 from maskworld.policies.robot_noise import draws_by_row
+from maskworld.policies.robot_world_model import world_model_policy
 from maskworld.types import Batch, ControlBatch, Observation
 
 SPEC = ControlSpec(("front", "wrist"), (16, 16), 2, (-1.0, -1.0), (1.0, 1.0), fps=20)
@@ -278,3 +280,40 @@ def test_demonstrations_pair_a_moment_with_the_actions_that_leave_it() -> None:
     assert batch.frames[:, 0, 0, 0, 0, 0].tolist() == [1, 3]
     with pytest.raises(ValueError, match="record some"):
         read_demonstrations(Recordings([failed]), chunk=3)
+
+
+def test_mask_world_model_acts_alone_as_beside_others_and_as_its_chunk_says() -> None:
+    system = micro_model(awake=True)
+    spec = ControlSpec(("front", "wrist"), SIZE, STATES, (-1e3,) * ACTIONS, (1e3,) * ACTIONS, 20)
+    policy = world_model_policy(system, spec, sampling=FEW)
+    assert policy.exec_steps == system.config.exec_steps == 2
+    assert policy.memory == MemoryPick(MEMORY, "every", stride=system.config.memory_stride)
+    draws = torch.Generator().manual_seed(0)
+    shown = torch.randint(256, (3, 4, 2, 3, *SIZE), generator=draws).to(torch.uint8)
+    seen = [
+        [Observation(shown[e, t], torch.full((STATES,), 5.0), "push the block") for e in range(3)]
+        for t in range(4)
+    ]
+    alone = []
+    for episode in range(3):
+        policy.reset(episode)
+        alone.append([policy.act(seen[t][episode]) for t in range(4)])
+    several = [policy.twin() for _ in range(3)]
+    for episode, each in enumerate(several):
+        each.reset(episode)
+    together = [act_together(several, now) for now in seen]
+    np.testing.assert_allclose(np.swapaxes(together, 0, 1), alone, rtol=1e-4, atol=1e-4)
+    policy.reset(0)
+    batch = Batch(
+        shown[0, 0][None, :, None].expand(-1, -1, MEMORY, -1, -1, -1),
+        control=ControlBatch(torch.full((1, STATES), 5.0)),
+        captions=["push the block"],
+    )
+    chunk = system.act_chunk(batch, policy._noise, FEW).actions[0]
+    np.testing.assert_allclose(np.stack(alone[0][:2]), chunk[:2], rtol=1e-5, atol=1e-5)
+    pruned = world_model_policy(system, spec, sampling=FEW, p_prune=0.5)
+    assert pruned.describe()["p_prune"] == 0.5
+    pruned.reset(0)
+    assert not np.allclose(pruned.act(seen[0][0]), alone[0][0])
+    with pytest.raises(ValueError, match="cameras 1, not 2"):
+        world_model_policy(system, replace(spec, cameras=("front",)))
