@@ -16,17 +16,19 @@ class QuickstartOptions:
     Without --data it drives through a simulated world and holds out whole worlds. With --data,
     worlddreamer trains on your video (or a folder of them, or a .npy of tokens) and holds out the
     last quarter. reworld also plans, and is scored against traffic and map of the simulated world.
+    mask-world-model records robot tasks in Meta-World, and is scored by how often it succeeds.
 
     Examples:
 
       maskworld quickstart
       maskworld quickstart worlddreamer --data drive.mp4 --out my-drive
       maskworld quickstart reworld --out planner
+      maskworld quickstart mask-world-model --out robot
       open quickstart/report.html
     """
 
     system: Annotated[str, tyro.conf.Positional] = "worlddreamer"
-    """Which world model: worlddreamer or reworld."""
+    """Which world model: worlddreamer, reworld or mask-world-model."""
     data: Path | None = None
     """A video, a folder of videos, or a .npy array of tokens."""
     out: Path = Path("quickstart")
@@ -36,7 +38,7 @@ class QuickstartOptions:
     steps: int | None = None
     """Training steps of the world model; the recipe's when not given."""
     workers: int = 2
-    """Processes that record the driving world."""
+    """Processes that record the simulated world, and try policies in it."""
     resume: bool = False
     """Continue an interrupted quickstart in the same folder."""
     overwrite: bool = False
@@ -49,7 +51,7 @@ def quickstart(options: QuickstartOptions) -> None:
     Raises:
         ValueError: an unknown system, data that cannot be used, an output folder in use.
     """
-    systems = ("worlddreamer", "reworld")
+    systems = ("worlddreamer", "reworld", "mask-world-model")
     if options.system not in systems:
         from maskworld.cli.errors import nearest
 
@@ -61,6 +63,10 @@ def quickstart(options: QuickstartOptions) -> None:
         from maskworld.cli import quickstart_reworld
 
         quickstart_reworld.run(options)
+    elif options.system == "mask-world-model":
+        from maskworld.cli import quickstart_mask_world_model
+
+        quickstart_mask_world_model.run(options)
     else:
         from maskworld.cli import quickstart_worlddreamer
 

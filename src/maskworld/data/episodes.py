@@ -50,6 +50,8 @@ class ArrayEpisode:
     labels: UInt8[np.ndarray, "v t h w"] | None = None
     segments: Sequence[tuple[int, int]] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    state: Float[np.ndarray, "t s"] | None = None
+    """Proprioception of a robot."""
     num_frames: int = field(init=False)
 
     def __post_init__(self) -> None:
