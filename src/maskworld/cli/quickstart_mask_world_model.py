@@ -32,11 +32,11 @@ from maskworld.cli.robot_scores import (
     fit_baselines,
     robot_policies,
     score_masks,
-    score_success,
     try_policies,
 )
 from maskworld.data.dataset import MemoryDataset
 from maskworld.data.loader import make_loader
+from maskworld.evaluation.manipulation_scores import add_success
 from maskworld.evaluation.results import Results
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.open import save_release
@@ -79,7 +79,7 @@ def run(options: QuickstartOptions) -> None:
     with timer.phase("evaluate"):
         shown = score_masks(results, model, recipe, material, options.seed)
         tried = try_policies(policies, recipe, options.out / "run/episodes", options.workers)
-        score_success(results, tried)
+        add_success(results, tried)
         rows = [*shown, *film_episodes(policies, recipe)]
     with timer.phase("report"):
         results.protocol["seconds"] = dict(timer.seconds)

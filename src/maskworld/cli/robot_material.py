@@ -18,7 +18,7 @@ from maskworld.data.lerobot import LeRobotSource
 from maskworld.preparation.collect_metaworld import MetaWorldPlan, collect_metaworld
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.systems.mask_world_model import MaskWorldModel, MaskWorldModelConfig
-from maskworld.types import Batch, Clip, collate
+from maskworld.types import Clip, collate
 
 FIT_CLIPS = 240
 """Clips that patch latents are fitted on."""
@@ -166,30 +166,3 @@ def with_bank(model: MaskWorldModel, clips: Sequence[Clip], seed: int) -> list[C
         features = torch.stack(bank.states, dim=1)
         made += [replace(clip, features=own.clone()) for clip, own in zip(part, features)]
     return made
-
-
-def labels_now(source: ListSource, clips: ControlClips, chosen: Sequence[int]) -> torch.Tensor:
-    """Class maps of the last remembered frame of clips, `b v h w`."""
-    rows = []
-    for index in chosen:
-        moment = clips.moment(index)
-        maps = source.episode(moment.episode).read_labels([moment.start])
-        assert maps is not None
-        rows.append(torch.from_numpy(maps[:, 0]))
-    return torch.stack(rows)
-
-
-def future_frames(source: ListSource, clips: ControlClips, chosen: Sequence[int]) -> Batch:
-    """The clips that a mask model dreams, with the camera's own future in `frames` after the
-    memory, to look at."""
-    window = clips.window
-    made = []
-    for index in chosen:
-        clip, moment = clips[index], clips.moment(index)
-        episode = source.episode(moment.episode)
-        future = window.future(moment.start, episode.num_frames - 1)
-        assert clip.frames is not None
-        shown = clip.frames[:, : window.memory.num_frames]
-        seen = torch.from_numpy(episode.read(future))
-        made.append(replace(clip, frames=torch.cat([shown, seen], dim=1)))
-    return collate(made)

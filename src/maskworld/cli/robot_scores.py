@@ -13,20 +13,15 @@ import torch
 from jaxtyping import UInt8
 
 from maskworld.cli.quickstart_parts import spread
-from maskworld.cli.robot_material import (
-    RobotMaterial,
-    control_clips,
-    future_frames,
-    labels_now,
-)
+from maskworld.cli.robot_material import RobotMaterial, control_clips
+from maskworld.data.control import ControlClips
 from maskworld.evaluation.manipulation import (
     CLEAN,
     Evaluation,
     ManipulationConfig,
     evaluate_manipulation,
 )
-from maskworld.evaluation.manipulation_scores import add_success
-from maskworld.evaluation.mask_rollouts import score_mask_rollouts
+from maskworld.evaluation.mask_rollouts import DreamtMasks, dream_masks, score_mask_rollouts
 from maskworld.evaluation.results import Results
 from maskworld.evaluation.robot_episodes import PolicyMaker, StepRule
 from maskworld.evaluation.robot_worlds import MetaWorldMaker
@@ -42,7 +37,7 @@ from maskworld.policies.robot_world_model import world_model_policy
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.report import VideoRow
 from maskworld.systems.mask_world_model import MaskWorldModel
-from maskworld.types import Batch
+from maskworld.types import collate
 
 LOW, HIGH = (-1.0,) * 4, (1.0,) * 4
 """Meta-World's actions."""
@@ -171,24 +166,6 @@ def _progress(result: Any, done: int, total: int) -> None:
         print(f"episode {done}/{total}", flush=True)
 
 
-def score_success(results: Results, evaluation: Evaluation) -> None:
-    """Clean scores of everyone, then scores of the perturbed two."""
-    clean = {key: r for key, r in evaluation.results.items() if key.perturbation == CLEAN}
-    add_success(
-        results,
-        Evaluation(evaluation.protocol, clean, evaluation.failures, evaluation.crashes),
-    )
-    protocol = dict(results.protocol["manipulation"])
-    rest = {key: r for key, r in evaluation.results.items() if key.perturbation != CLEAN}
-    if rest:
-        add_success(results, Evaluation(evaluation.protocol, rest))
-        told = results.protocol["manipulation"]
-        protocol["num_states"] |= told["num_states"]
-        protocol["mcnemar_p"] |= told["mcnemar_p"]
-    results.protocol["manipulation"] = protocol
-
-
-@torch.no_grad()
 def score_masks(
     results: Results,
     model: MaskWorldModel,
@@ -197,58 +174,45 @@ def score_masks(
     seed: int,
 ) -> list[VideoRow]:
     """Dreamt masks of held-out clips beside the mask of now, copied. Returns clips to show."""
-    config = model.config
-    if config.target != "mask":
+    if model.config.target != "mask":
         return []
-    source = material.held_out
-    clips = control_clips(config, source, 1)
+    clips = control_clips(model.config, material.held_out, 1)
     chosen = spread(len(clips), NUM_ROLLOUTS)
-    generator = torch.Generator().manual_seed(seed)
-    batch = future_frames(source, clips, chosen)
-    assert batch.frames is not None
-    assert batch.labels is not None
-    memory = batch.frames[:, :, : config.num_memory]
-    dreamt: list[torch.Tensor] = []
-    for start in range(0, len(chosen), 32):
-        rows = slice(start, start + 32)
-        asked = Batch(memory[rows], captions=batch.captions[rows])
-        labels = model.rollout(asked, generator, recipe.sampling).labels
-        assert labels is not None
-        dreamt.append(labels)
-    guess, real = torch.cat(dreamt), model.palette.group(batch.labels)
-    now = model.palette.group(labels_now(source, clips, chosen))
-    groups = np.array([clips.moment(i).episode for i in chosen])
+    dreamt = dream_masks(model, clips, chosen, seed, sampling=recipe.sampling)
     score_mask_rollouts(
-        results, real, guess, now, config.palette.names, groups, seed, background=("background",)
+        results,
+        dreamt.real,
+        dreamt.model,
+        dreamt.now,
+        dreamt.names,
+        dreamt.episodes,
+        seed,
+        others={"reconstruction": dreamt.reconstruction},
     )
-    whole = Batch(memory, labels=batch.labels)
-    results.protocol["labels_recovered"] = model.clips.recovery(whole)
-    return [
-        _row(model, batch, real, guess, i, f"{batch.captions[i]} ({chosen[i]})", config.num_memory)
-        for i in spread(len(chosen), NUM_SHOWN)
-    ]
+    batch = collate([clips[i] for i in chosen])
+    results.protocol["labels_recovered"] = model.clips.recovery(batch)
+    return [_row(model, material, clips, chosen, dreamt, i) for i in spread(len(chosen), NUM_SHOWN)]
 
 
 def _row(
     model: MaskWorldModel,
-    batch: Batch,
-    real: torch.Tensor,
-    guess: torch.Tensor,
+    material: RobotMaterial,
+    clips: ControlClips,
+    chosen: list[int],
+    dreamt: DreamtMasks,
     index: int,
-    name: str,
-    num_memory: int,
 ) -> VideoRow:
-    """Camera, masks that came and dreamt masks over the camera's last given picture."""
-    assert batch.frames is not None
-    frames = batch.frames[index]
-    now, future = frames[:, num_memory - 1 : num_memory], frames[:, num_memory:]
-    still = now.expand_as(future)
-    panels = {
-        "camera": _side_by_side(torch.cat([now, future], dim=1)),
-        "masks that came": _side_by_side(torch.cat([now, _over(model, still, real[index])], 1)),
-        "dreamt masks": _side_by_side(torch.cat([now, _over(model, still, guess[index])], 1)),
-    }
-    return VideoRow(name, panels, num_context=1, fps=4, section="Dreamt masks")
+    """The camera's own future, then masks that came and dreamt ones over its last given picture."""
+    moment = clips.moment(chosen[index])
+    episode = material.held_out.episode(moment.episode)
+    rows = [moment.start, *clips.window.future(moment.start, episode.num_frames - 1)]
+    frames = torch.from_numpy(episode.read(rows))
+    now, still = frames[:, :1], frames[:, :1].expand_as(frames[:, 1:])
+    panels = {"camera": _side_by_side(frames)}
+    for name, maps in (("masks that came", dreamt.real), ("dreamt masks", dreamt.model)):
+        panels[name] = _side_by_side(torch.cat([now, _over(model, still, maps[index])], dim=1))
+    title = f"{episode.caption}, step {moment.start}"
+    return VideoRow(title, panels, num_context=1, fps=4, section="Dreamt masks")
 
 
 def _over(
