@@ -56,6 +56,12 @@ from maskworld.recipes.recipe import ReWorldRecipe
 
 WEIGHTS = (0.02, 0.04, 0.06, 0.08, 0.10)
 TABLES = ("planners", "head", "gammas", "weights", "layers", "rivals")
+PARTS = {
+    "planners": ("planners", "terms"),
+    "head": ("head", "equal-loss"),
+    "layers": ("head-layers", "alignment-layers"),
+}
+"""Tables that are shown for one of `TABLES`, where it is not one of the same name."""
 STAGES = ("video", "action", "joint")
 RIVAL_CELLS = [VideoCell(rival=rival) for rival in RIVALS]
 
@@ -67,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.table_only:
         run(recipe, options)
     found = all_tables(recipe, options.out)
+    if options.only:
+        shown = [part for name in options.only for part in PARTS.get(name, (name,))]
+        found = {name: found[name] for name in ["protocol", *shown]}
     for name, table in found.items():
         print(f"\n## {name}\n\n{table}")
     if options.doc:
@@ -242,18 +251,23 @@ def all_tables(recipe: ReWorldRecipe, out: Path) -> dict[str, str]:
 
 def protocol(recipe: ReWorldRecipe, cells: tables.Cells, out: Path, data: dict[str, Any]) -> str:
     """What the numbers are of."""
-    steps = [f"{stage.name} {stage.num_steps} x {stage.batch_size}" for stage in recipe.stages]
-    lines = [f"- recipe {recipe.name}; steps x batch: {', '.join(steps)}"]
+    lines = [f"- recipe {recipe.name}"]
     file = out / "ablation.json"
     if file.is_file():
-        commits = json.loads(file.read_text(encoding="utf-8"))["commits"]
-        lines.append(f"- code: commit {', '.join(commits)}")
+        known = json.loads(file.read_text(encoding="utf-8"))
+        steps = [
+            f"{row['name']} {row['num_steps']} x {row['batch_size']}" for row in known["stages"]
+        ]
+        lines[0] += (
+            f"; steps x batch: {', '.join(steps)}; code: commit {', '.join(known['commits'])}"
+        )
     if data:
         told, floor = data["description"], data["dreams"]["proxy_floor"]
         lines.append(
             f"- data of seed {data['seed']}, the same for all seeds: {told['train_clips']} clips "
-            f"({told['train_clips_of_experts']} of experts) of {told['train_worlds']} worlds, "
-            f"{told['held_out_clips']} held-out clips and {told['held_out_scenes']} scenes of "
+            f"({told['train_clips_of_experts']} of experts) of {told['train_worlds']} worlds, for "
+            f"the planner {told.get('train_windows', 0)} moments more; held out: "
+            f"{told['held_out_clips']} clips and {told['held_out_scenes']} scenes of "
             f"{told['held_out_worlds']} other worlds"
         )
         lines.append(

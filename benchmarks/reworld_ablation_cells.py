@@ -206,7 +206,7 @@ class Runner:
         system = self._planner(cell, self.first_stage.name, seed)
         if self._features is None or self._features[0] != seed:
             self._features = None  # before the next ones are made
-            self._features = seed, with_features(system, self.data.clips.experts(), seed)
+            self._features = seed, with_features(system, self.data.clips.planning(), seed)
         stages = stages_of(self.data.recipe, "action")
         record = {"cell": cell.stage_two}
         terms = run_stages(system, stages, self._features[1], folder, seed, record)
@@ -227,7 +227,7 @@ class Runner:
     def run_references(self, seed: int) -> dict[str, Any]:
         """Scores of those that the planners stand beside."""
         material = self.data.material
-        train_plans = plans_with_mirror_images(material.experts)
+        train_plans = plans_with_mirror_images([*material.experts, *material.windows])
         generator = torch.Generator().manual_seed(seed)
         planners = standard_planners(
             train_plans, material.scenes, generator, num_steps=EGO_STATUS_STEPS

@@ -87,9 +87,9 @@ class Data:
 
     @cached_property
     def with_negatives(self) -> list[Clip]:
-        """Experts' clips and mirror images for stage 3."""
+        """What the planner trains on, for stage 3."""
         threshold = self.recipe.drive.threshold
-        return self.clips.experts(attach_negatives(self.clips.plain, self.pool, threshold))
+        return self.clips.planning(attach_negatives(self.clips.plain, self.pool, threshold))
 
     @cached_property
     def first(self) -> Batch:
@@ -133,7 +133,7 @@ def open_data(
         recipe,
         base,
         material,
-        encode_clips(base, material.train),
+        encode_clips(base, material.train, material.windows),
         NegativePool.load(folder / "negatives"),
     )
     name = name_of(material)
@@ -175,7 +175,7 @@ def _fit_data(
     torch.manual_seed(seed)
     base = ReWorld(recipe.system)
     fit_system(base, material.train, seed)
-    clips = encode_clips(base, material.train)
+    clips = encode_clips(base, material.train, material.windows)
     fit_statistics(base, clips)
     options = QuickstartOptions("reworld", out=folder, seed=seed, workers=workers, resume=True)
     pool = mine_negatives(base, recipe, material, clips, options)

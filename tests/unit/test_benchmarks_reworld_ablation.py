@@ -67,24 +67,18 @@ def test_a_killed_ablation_goes_on_to_the_same_numbers(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     page = tmp_path / "page.md"
-    names = (
-        "protocol",
-        "planners",
-        "terms",
-        "head",
-        "equal-loss",
-        "gammas",
-        "weights",
-        "head-layers",
-    )
+    names = ["protocol", "planners", "terms", "head", "equal-loss", "gammas", "weights"]
+    names += ["head-layers", "alignment-layers", "rivals"]
     page.write_text(
         "\n".join(
             f"<!-- ablation-{name}:begin -->\n<!-- ablation-{name}:end -->\nprose of {name}"
             for name in names
         )
     )
-    asked = ["--seeds", "3", "--steps", "4", "2", "2", "--only", "planners"]
-    ablation.main(["--out", str(whole), *asked, "head", "gammas", "--doc", str(page)])
+    steps = ["--steps", "4", "2", "2"]
+    asked = ["--seeds", "3", *steps, "--only", "planners"]
+    ablation.main(["--out", str(whole), *asked, "head", "gammas"])
+    ablation.main(["--out", str(whole), *steps, "--table-only", "--doc", str(page)])
 
     shutil.copytree(whole / "data", broken / "data")
 
