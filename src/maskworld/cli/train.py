@@ -14,9 +14,10 @@ Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a recipe on videos, images, LeRobot datasets, tar shards or tokens. Writes checkpoints,
-    TensorBoard curves and samples into a run folder, and the finished model into RUN/model.
-    Ctrl-C saves a checkpoint; the same command with --resume goes on, bit for bit.
+    """Train a recipe on videos, images, LeRobot datasets, recordings of robots, tar shards or
+    tokens. Writes checkpoints, TensorBoard curves and samples into a run folder, and the finished
+    model into RUN/model. Ctrl-C saves a checkpoint; the same command with --resume goes on, bit for
+    bit.
 
     Examples:
       maskworld train worlddreamer-tiny --data clips/ --out run
@@ -28,6 +29,9 @@ class TrainOptions:
       maskworld train reworld-tiny --data nuscenes/ --start-at action --init run/model --out plans
       maskworld train reworld-tiny --data drives/ --start-at joint --init run/model --mine-online
       maskworld train reworld-tiny --data drives/ --stages standard --out rival
+      maskworld train mask-world-model-tiny --data robot/ --color-jitter --out run
+      maskworld train mask-world-model-tiny --data videos_with_masks/ --stages dynamics --out run
+      maskworld train mask-world-model-tiny --data task/ --start-at policy --init run/model
       torchrun --nproc-per-node 8 -m maskworld train worlddreamer-paper --tokenizer vqvae/ \\
         --data "web-{000..099}.tar" --out run
     """
@@ -36,8 +40,9 @@ class TrainOptions:
     """Which recipe: `maskworld recipes` lists them."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = ()
     """What to train on, one or several: a video, a folder of videos or of images, a LeRobot
-    dataset, nuScenes, logs of nuPlan (*.db) or OpenScene (*.jsonl), comma2k19, tar shards
-    ("web-{000..099}.tar"), a .npy of tokens."""
+    dataset, nuScenes, logs of nuPlan (*.db) or OpenScene (*.jsonl), comma2k19, demonstrations of
+    LIBERO (*.hdf5) or RLBench, tar shards ("web-{000..099}.tar"), a .npy of tokens. Masks that
+    `maskworld data segment` made beside a robot's recordings are found."""
     out: Path = Path("run")
     """The run folder."""
     weights: Annotated[
@@ -50,20 +55,32 @@ class TrainOptions:
     """Start from a trained model, at this or another length and frame size; its tokenizer stays."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Published tokenizer weights, for recipes that stand on them: aMUSEd's VQ for WorldDreamer,
-    LTX-Video's VAE for ReWorld (the file or its folder)."""
+    LTX-Video's VAE for ReWorld and Mask World Model (the file or its folder)."""
     video_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = (
         None
     )
-    """Published LTX-Video transformer that ReWorld's video tower starts from (the file or its
-    folder); it must be of the recipe's shape."""
+    """Published LTX-Video transformer that their video tower starts from (the file or its folder);
+    it must be of the recipe's shape."""
     stages: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="STAGE ...", help_behavior_hint="(default: all)")
     ] = ()
-    """Which of ReWorld's stages to train, in the recipe's order: video, action, joint; or standard
-    alone, which trains video and actions at once (Eq. 5). A tokenizer that learns is always trained
-    first, unless --init brings one."""
+    """Which stages to train, in the recipe's order. ReWorld: video, action, joint; or standard
+    alone, which trains video and actions at once (Eq. 5). Mask World Model: dynamics, which needs
+    masks and no actions; policy, which needs actions and no masks. A tokenizer that learns is
+    always trained first, unless --init brings one."""
     start_at: Annotated[str | None, tyro.conf.arg(metavar="STAGE", help_behavior_hint="")] = None
-    """The first of ReWorld's stages to train; those before it come from --init."""
+    """The first of these stages to train; those before it come from --init."""
+    target: Annotated[Literal["mask", "rgb"] | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """What Mask World Model predicts: masks, or pictures (the baseline of the same size, which
+    needs no masks); default: the recipe's."""
+    color_jitter: bool = False
+    """Mask World Model: change colours of the pictures at random, those of a clip's camera alike,
+    by the paper's amounts; masks stay."""
+    recolor: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="CLASS ...", help_behavior_hint="")
+    ] = ()
+    """Mask World Model: paint these classes (table, background) in new colours at random, inside
+    their masks; reads masks in every stage."""
     no_world_model: bool = False
     """Train stage action alone on a video tower that never saw a video: ReWorld's planner without a
     world model, of equal size, to stand beside it. --init brings tokenizer and ranges."""

@@ -32,7 +32,7 @@ from maskworld.recipes.open import (
     open_source,
     save_release,
 )
-from maskworld.recipes.recipe import ReWorldRecipe, WorldDreamerRecipe
+from maskworld.recipes.recipe import MaskWorldModelRecipe, ReWorldRecipe, WorldDreamerRecipe
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamer, WorldDreamerConfig
 from maskworld.tokenizers.patch import PatchTokenizer
@@ -63,19 +63,28 @@ REWORLD_OPTIONS = (
     "metric",
 )
 """Of `TrainOptions`."""
+ROBOT_OPTIONS = ("target", "color_jitter", "recolor")
+"""Of `TrainOptions`."""
 
 
 def run_training(options: TrainOptions) -> None:
     """Everything that can be wrong with the settings and the data is found before the run folder
     is made; a run that fails before its first checkpoint leaves none."""
     recipe = load_recipe(options.recipe)
+    if isinstance(recipe, MaskWorldModelRecipe):
+        from maskworld.cli.robot_training import run_robot_training
+
+        run_robot_training(options, recipe)
+        return
+    _refuse(options, ROBOT_OPTIONS, "of Mask World Model", "other systems have no masks to train.")
     if isinstance(recipe, ReWorldRecipe):
         from maskworld.cli.reworld_training import run_reworld_training
 
         run_reworld_training(options, recipe)
         return
     recipe = load_recipe_of(WorldDreamerRecipe, options.recipe)
-    _refuse_reworld_options(options)
+    told = "WorldDreamer has one stage after its tokenizer, and no plans."
+    _refuse(options, REWORLD_OPTIONS, "of ReWorld", told)
     has_checkpoint = check_run(options)
     sources = [open_source(path) for path in options.data]
     system, decoding = _build_system(options, recipe, sources)
@@ -148,13 +157,12 @@ def clean_run_folder(out: Path) -> Iterator[None]:
         raise
 
 
-def _refuse_reworld_options(options: TrainOptions) -> None:
-    given = [name for name in REWORLD_OPTIONS if getattr(options, name) not in (None, (), False)]
+def _refuse(options: TrainOptions, names: Sequence[str], owner: str, why: str) -> None:
+    given = [name for name in names if getattr(options, name) not in (None, (), False)]
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(
-            f"Expected {flags} with a recipe of ReWorld only, found {options.recipe!r}: "
-            "WorldDreamer has one stage after its tokenizer, and no plans."
+            f"Expected {flags} with a recipe {owner} only, found {options.recipe!r}: {why}"
         )
 
 

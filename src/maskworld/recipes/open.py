@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -14,9 +15,13 @@ from maskworld.data.lerobot import LeRobotSource
 from maskworld.data.resampling import ResampledSource
 from maskworld.data.sources.comma2k19_video import Comma2k19Source, find_segments
 from maskworld.data.sources.lerobot_plans import LeRobotDrives, knows_plans
+from maskworld.data.sources.libero import LiberoSource
+from maskworld.data.sources.mask_videos import ROBOT_MASKS, robot_videos
 from maskworld.data.sources.nuplan import NuPlanSource
 from maskworld.data.sources.nuscenes import NuScenesSource
 from maskworld.data.sources.openscene import OpenSceneSource
+from maskworld.data.sources.rlbench import LOW_DIM, RLBenchSource
+from maskworld.data.sources.stored_masks import MaskedSource, with_masks_beside
 from maskworld.data.sources.tar_shards import TarShardStream, find_shards
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.data.sources.video_folder import SUFFIXES as VIDEO_SUFFIXES
@@ -38,7 +43,10 @@ DECODING_FILE = "generation_config.json"
 """Beside config.json and model.safetensors: how the model is sampled unless the user says."""
 
 Drives = NuScenesSource | NuPlanSource | OpenSceneSource | Comma2k19Source
-Source = LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource | Drives
+Robots = LiberoSource | RLBenchSource
+Source = (
+    LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource | Drives | Robots
+) | MaskedSource
 SENSOR_FOLDERS = ("sensor_blobs", "sensors")
 """Where pictures of nuPlan and OpenScene lie: below the logs, or beside a folder above them."""
 if TYPE_CHECKING:
@@ -154,8 +162,9 @@ def save_release(system: Any, folder: Path, decoding: ParallelDecoding | FlowSam
 
 def open_source(path: Path | str) -> Source | list[str]:
     """The data at `path`, by what it holds: a LeRobot dataset, nuScenes, logs of nuPlan (*.db) or
-    OpenScene (*.jsonl), segments of comma2k19, a video or a folder of videos, a folder of
-    images, a .npy array of tokens or a folder of them; for tar shards their names.
+    OpenScene (*.jsonl), segments of comma2k19, demonstrations of LIBERO (*.hdf5) or RLBench, a
+    video or a folder of videos (with mask_<class>.mp4 beside them as masks), a folder of images, a
+    .npy array of tokens or a folder of them; for tar shards their names.
 
     Raises:
         ValueError: nothing there, or nothing of these.
@@ -170,9 +179,11 @@ def open_source(path: Path | str) -> Source | list[str]:
             return VideoFolderSource(path)
         if path.suffix in (".db", ".jsonl"):
             return _open_logs(path)
+        if path.suffix == ".hdf5":
+            return LiberoSource(path)
         raise ValueError(
-            f"Expected a video ({', '.join(VIDEO_SUFFIXES)}), an array of tokens (.npy, .npz) or "
-            f"tar shards (.tar), found the file {path}."
+            f"Expected a video ({', '.join(VIDEO_SUFFIXES)}), demonstrations (.hdf5), an array of "
+            f"tokens (.npy, .npz) or tar shards (.tar), found the file {path}."
         )
     if not path.is_dir():
         raise ValueError(f"Expected data at {path}, found nothing: check the path.")
@@ -184,9 +195,15 @@ def open_source(path: Path | str) -> Source | list[str]:
         return _open_logs(path)
     if find_segments(path):
         return Comma2k19Source(path)
-    suffixes = {p.suffix.lower() for p in path.rglob("*") if p.is_file()}
+    if any(path.glob("*.hdf5")):
+        return LiberoSource(path)
+    files = [p for p in path.rglob("*") if p.is_file()]
+    if any(p.name == LOW_DIM for p in files):
+        return RLBenchSource(path)
+    suffixes = {p.suffix.lower() for p in files}
     if suffixes & set(VIDEO_SUFFIXES):  # first: .npy files beside videos are their actions
-        return VideoFolderSource(path)
+        masks = _mask_videos(files)
+        return robot_videos(path, masks) if masks else VideoFolderSource(path)
     if ".tar" in suffixes:
         return find_shards(path)
     if suffixes & set(IMAGE_SUFFIXES):
@@ -197,6 +214,30 @@ def open_source(path: Path | str) -> Source | list[str]:
         f"Expected a LeRobot dataset, videos, images, .npy tokens or .tar shards in the folder "
         f"{path}, found {f'files of {sorted(suffixes)}' if suffixes else 'an empty folder'}."
     )
+
+
+def open_episodes(path: Path | str) -> Source:
+    """The recordings at `path`, with the masks that were made after them where such lie beside
+    (`maskworld data segment`).
+
+    Raises:
+        ValueError: as `open_source`, or what has no episodes in pixels: tar shards, images, tokens.
+    """
+    source = open_source(path)
+    if isinstance(source, list | TokenSource | ImageFolderSource):
+        raise ValueError(f"Expected recordings in pixels, found others in {path}.")
+    found: Source = with_masks_beside(source, path)
+    return found
+
+
+def _mask_videos(files: Sequence[Path]) -> dict[str, str]:
+    """Class -> its mask video, of videos named mask_<class>; as RoboEngine's example names its two,
+    or by their names in order; empty without any."""
+    suffixes = set(VIDEO_SUFFIXES)
+    names = {p.name for p in files if p.suffix.lower() in suffixes and p.stem.startswith("mask_")}
+    if names and names <= set(ROBOT_MASKS.values()):
+        return dict(ROBOT_MASKS)
+    return {Path(name).stem.removeprefix("mask_"): name for name in sorted(names)}
 
 
 def _open_logs(logs: Path) -> NuPlanSource | OpenSceneSource:
