@@ -137,3 +137,16 @@ def test_plans_of_one_moment_share_its_bank() -> None:
     torch.testing.assert_close(found, system.action(a, t, shared.repeated(3), ego).velocity)
     with pytest.raises(ValueError, match="whole number of plans per moment"):
         system.action(a[:5], t[:5], shared, ego[:5])
+
+
+def test_a_planner_may_read_the_last_latents_alone() -> None:
+    torch.manual_seed(0)
+    full = ReWorld(told())
+    part = ReWorld(replace(told(), bank_latents=2))
+    part.load_state_dict(full.state_dict())
+    past, prompt = batch().latents[:, :, :2], Prompt([""] * 3, plan=batch().plan)
+    banks = [s.feature_bank(past, prompt, torch.Generator().manual_seed(0)) for s in (full, part)]
+    for every, last in zip(banks[0].states, banks[1].states, strict=True):
+        torch.testing.assert_close(last, every[:, -2 * 4 :])
+    with pytest.raises(ValueError, match="at least the 1 of the future"):
+        replace(CONFIG, bank_latents=0)

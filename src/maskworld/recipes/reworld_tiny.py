@@ -15,7 +15,9 @@ What differs from the paper, and why:
   steps score no better, and single draws of a small planner are jagged (docs/log.md);
 - the planner trains on more moments than are dreamt, also of drives that stray from the route;
 - no text; 17 frames at 5 Hz, 9 of them past; plans are normalised by the ranges of the data;
-- head at layer 2 of 6 (8 of 28), alignment at layer 3 of 6 (12 of 28), weight of the head 0.25.
+- head at layer 2 of 6 (8 of 28), weight of the head 0.25; the planner has four layers, reads four
+  blocks' states of the last past latent and the future, and is aligned at its second (12 of 28):
+  as good as six layers that read everything, in half the time.
 """
 
 from maskworld.backbones.action_dit import ActionDiTConfig
@@ -30,7 +32,7 @@ from maskworld.training.config import Stage
 
 RECIPE = ReWorldRecipe(
     name="reworld-tiny",
-    summary="1.1M parameters, patch latents, minutes on two CPU cores",
+    summary="1.6M parameters, patch latents, minutes on two CPU cores",
     hardware="2 CPU cores",
     system=ReWorldConfig(
         video=LTXConfig(
@@ -44,15 +46,16 @@ RECIPE = ReWorldRecipe(
             rope_theta=100.0,
         ),
         action=ActionDiTConfig(
-            dim=64, num_heads=4, num_layers=6, ffn_dim=64, video_dim=96, ego_hidden_dim=64
+            dim=64, num_heads=4, num_layers=4, ffn_dim=64, video_dim=96, ego_hidden_dim=64
         ),
-        bank_blocks=(1, 2, 3, 4, 5, 6),
+        bank_blocks=(1, 2, 4, 6),
+        bank_latents=2,
         tokenizer=CausalPatchConfig(patch_size=12, channels=48, variance_power=0.0, decoder="conv"),
         text=None,
         future_actions=2,
         supervised_layers=(2,),
         intermediate_weight=0.25,
-        alignment_layers=(3,),
+        alignment_layers=(2,),
         carries_past=True,
         carries_motion=True,
         weighs_motion=True,
@@ -74,7 +77,7 @@ RECIPE = ReWorldRecipe(
         guidance=Guidance(gamma=1.0),
         num_averaged=4,
     ),
-    drive=PlanningData(log_windows_per_world=10, recovery_windows_per_world=13),
+    drive=PlanningData(log_windows_per_world=12, recovery_windows_per_world=17),
     stages=(
         Stage("tokenizer", num_steps=200, batch_size=4, learning_rate=4e-3, save_every=0),
         Stage(
@@ -99,7 +102,7 @@ RECIPE = ReWorldRecipe(
             "joint",
             num_steps=100,
             batch_size=16,
-            learning_rate=3e-4,
+            learning_rate=1e-4,
             warmup_steps=20,
             ema_decay=0.98,
             save_every=0,

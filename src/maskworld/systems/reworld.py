@@ -155,6 +155,9 @@ class ReWorldConfig:
     """"Token-wise uniform": one t per sample, given to every target token (ADR 0009)."""
     action_times: TimeSampling = field(default_factory=lambda: TimeSampling("shifted_logit_normal"))
     """DriveLaW's release."""
+    bank_latents: int | None = None
+    """The last so many latents of the window are read by the planner: the future and what is just
+    past. None, the paper's: all. Ours."""
     action_draws: int = 1
     """Plans of one sample that a step trains on, each with its own noise and time; they share what
     is read from the video, which costs a small planner more than the plan itself. Ours."""
@@ -195,6 +198,12 @@ class ReWorldConfig:
             )
         if self.weighs_motion and not self.carries_motion:
             raise ValueError("Expected carries_motion with weighs_motion, found it off.")
+        future = (self.num_frames - self.num_past) // self.tokenizer.temporal_stride
+        if self.bank_latents is not None and self.bank_latents < future:
+            raise ValueError(
+                f"Expected bank_latents of at least the {future} of the future, found "
+                f"{self.bank_latents}: the planner reads what it expects to come."
+            )
         if self.action_draws < 1:
             raise ValueError(f"Expected action_draws of at least 1, found {self.action_draws}.")
         if self.ego_prompt == "text" and self.text is None:
@@ -432,8 +441,9 @@ class ReWorld(nn.Module, ReleaseMixin):
             last_block=wanted[-1],
         )
         places = grid_places((k, gh, gw), self.config.bank_positions).to(latents)
+        unread = (k - (self.config.bank_latents or k)) * gh * gw
         told = {
-            block: torch.cat([states, places.expand(b * v, -1, -1)], dim=-1)
+            block: torch.cat([states, places.expand(b * v, -1, -1)], dim=-1)[:, unread:]
             for block, states in out.blocks.items()
         }
         return bank_of(told, order, v)
