@@ -45,14 +45,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(robot_training, "FIT_CLIPS", 64)
+    monkeypatch.setattr(robot_training, "FIT_CLIPS", 100)
 
 
 @pytest.fixture(scope="module")
 def trained(place: Path) -> Path:
     out = place / "trained"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(robot_training, "FIT_CLIPS", 64)
+        patch.setattr(robot_training, "FIT_CLIPS", 100)
         assert run(place, out, *WORDS) == 0
     return out
 
@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(place: Path, trained: Path, tmp_path:
 
 
 def test_videos_with_mask_videos_train_a_world_that_any_robot_learns_to_act_in(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path
 ) -> None:
     watched, acting = tmp_path / "watched", tmp_path / "acting"
     assert run(place, watched, "--data", "videos", "--stages", "dynamics") == 0
@@ -106,9 +106,7 @@ def test_videos_with_mask_videos_train_a_world_that_any_robot_learns_to_act_in(
     assert ControlStatistics.load(acting / "model" / STATISTICS_FILE).fps == 20
 
 
-def test_a_policy_needs_no_masks_and_opens_none(
-    place: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_policy_needs_no_masks_and_opens_none(place: Path, trained: Path, tmp_path: Path) -> None:
     words = ["--stages", "policy", "--init", str(trained / "model")]
     assert run(place, tmp_path / "run", "--data", "unmasked", *words) == 0
     kept = weights(trained)["normaliser.actions.statistics.offset"]

@@ -15,7 +15,8 @@ Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score a model's dreams of data it has not seen, beside trivial baselines (copying the last
-    frame, a blurred copy, the mean image), and ReWorld's plans in the driving world. Writes
+    frame, a blurred copy, the mean image), ReWorld's plans in the driving world, and Mask World
+    Model's masks (beside the mask of now, copied) and its success in Meta-World. Writes
     OUT/metrics.json with intervals and the protocol, OUT/report.html, and OUT/videos/ with real and
     dreamt clips side by side.
 
@@ -24,6 +25,9 @@ class EvaluateOptions:
       maskworld evaluate run/model --data held_out/ --train-data clips/ --num-clips 500
       maskworld evaluate rw/model --world drive --scenes 200 --out scores          (ReWorld)
       maskworld evaluate rw/model --world drive --reactive --beside plain=plain/model
+      maskworld evaluate robot/model --data held_out/ --out scores                 (masks)
+      maskworld evaluate robot/model --world metaworld --tasks drawer-open-v3 window-open-v3 \\
+        --perturb light table-texture=0.5 light+distractors --beside rgb=rgb/model expert
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
@@ -45,8 +49,28 @@ class EvaluateOptions:
     """Frames of a clip; default: the model's window."""
     batch_size: int = 16
     """Clips at a time."""
-    world: Annotated[Literal["drive"] | None, tyro.conf.arg(metavar="drive"), _QUIET] = None
-    """ReWorld: score plans too, in held-out scenes of the driving world, by their PDM score."""
+    world: Annotated[
+        Literal["drive", "metaworld"] | None, tyro.conf.arg(metavar="drive|metaworld"), _QUIET
+    ] = None
+    """drive, for ReWorld: score plans too, in held-out scenes, by their PDM score. metaworld, for
+    Mask World Model: let it act from initial states that are never recorded. Episodes are kept in
+    OUT/episodes; the same command goes on where it was stopped."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ..."), _QUIET] = ()
+    """Of Meta-World, for instance drawer-open-v3."""
+    episodes: int = 50
+    """Of every task, and of every task under every perturbation."""
+    perturb: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[=LEVEL] ..."), _QUIET] = ()
+    """With metaworld: light, table-texture=0.5, camera-shift, light+distractors, ..."""
+    exec_steps: Count = None
+    """With metaworld: actions of a chunk that are carried out; default: as the model was made."""
+    step_limit: Count = None
+    """With metaworld: steps of an episode; default: 200."""
+    ge_compat: bool = False
+    """With metaworld: count the limit in chunks, as GE-ACT's script does, up to the world's 500."""
+    prune: Annotated[tuple[float, ...], tyro.conf.arg(metavar="X ..."), _QUIET] = ()
+    """With metaworld: shares of visual tokens to drop at random, a policy each."""
+    workers: int = 1
+    """With metaworld: processes; results do not depend on it."""
     scenes: int = 200
     """Scenes of --world."""
     reactive: bool = False
@@ -54,8 +78,9 @@ class EvaluateOptions:
     drives: int = 8
     """Worlds that are driven in with --reactive."""
     beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=MODEL ..."), _QUIET] = ()
-    """With --world: other ReWorld models to plan beside this one, for instance the planner without
-    a world model (`maskworld train --no-world-model`)."""
+    """With --world: other models of the same system to try beside this one, for instance the
+    planner without a world model (`maskworld train --no-world-model`) or the RGB target (--target
+    rgb). With metaworld also the word expert."""
     gamma: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")] = None
     """ReWorld: self-guidance of sampled dreams, 1 = none; default: as the model was released."""
     seed: int = 0

@@ -34,6 +34,7 @@ VERBS = (
     Verb("generate", "Dream a video from text, an image, actions or parts of a video."),
     Verb("plan", "Plan the next 4 s of a drive from past frames, and see the dream behind it."),
     Verb("evaluate", "Score a model on held-out data, beside trivial baselines."),
+    Verb("serve", "Serve a robot's policy over a websocket."),
     Verb("score", "Score plans that are already there, without a model.", True),
     Verb("recipes", "List the recipes, or read one."),
     Verb("doctor", "Check this machine: what works, what is missing, what to do."),

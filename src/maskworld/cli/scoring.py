@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -39,15 +39,19 @@ from maskworld.recipes.open import (
     open_source,
     system_name,
 )
-from maskworld.report import VideoRow, write_report
+from maskworld.report import VideoRow
+from maskworld.report.sections import Section, write_sectioned_report
 from maskworld.report.tables import best_baseline
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.mask_world_model import MaskWorldModel
 from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.token_grid import TokenGrid
 from maskworld.types import Batch, Clip, collate
 
 REWORLD_OPTIONS = ("world", "gamma", "reactive", "beside")
+"""Of `EvaluateOptions`."""
+ROBOT_OPTIONS = ("tasks", "perturb", "exec_steps", "step_limit", "ge_compat", "prune")
 """Of `EvaluateOptions`."""
 MIN_RECORDINGS = 10
 """From this many recordings on, intervals draw whole recordings; below, clips."""
@@ -63,14 +67,27 @@ def score_model(options: EvaluateOptions) -> None:
             f"{options.num_clips} and {options.batch_size}."
         )
     check_writable(options.out)
-    if system_name(options.model) == ReWorld.name:
+    name = system_name(options.model)
+    if name == MaskWorldModel.name:
+        from maskworld.cli.robot_scoring import score_robot
+
+        score_robot(options)
+        return
+    given = [option for option in ROBOT_OPTIONS if getattr(options, option)]
+    if given or options.world == "metaworld":
+        flags = ", ".join("--" + option.replace("_", "-") for option in given)
+        raise ValueError(
+            f"Expected no {flags or '--world metaworld'} for a model of {name}: Meta-World is for "
+            "Mask World Model."
+        )
+    if name == ReWorld.name:
         from maskworld.cli.reworld_scoring import score_reworld
 
         score_reworld(options)
         return
-    given = [name for name in REWORLD_OPTIONS if getattr(options, name)]
+    given = [option for option in REWORLD_OPTIONS if getattr(options, option)]
     if given:
-        flags = ", ".join(f"--{name}" for name in given)
+        flags = ", ".join(f"--{option}" for option in given)
         raise ValueError(
             f"Expected no {flags} for a model of WorldDreamer: it plans nothing, and has no head "
             "to guide itself with."
@@ -237,20 +254,34 @@ def _protocol(
     }
 
 
-def write_scores(out: Path, results: Results, rows: list[VideoRow]) -> None:
-    """metrics.json, report.html and videos, each whole or not at all."""
+def write_scores(
+    out: Path,
+    results: Results,
+    rows: list[VideoRow],
+    sections: Sequence[Section] = (),
+    world: str = "the driving world",
+) -> None:
+    """metrics.json, report.html and videos, each whole or not at all.
+
+    Args:
+        sections: of the report, beside videos and numbers.
+        world: where it was scored, if not on data.
+    """
     content = results.to_dict()
     results.write(out / "metrics.json")
     for row in rows:
         strip = np.concatenate(list(row.panels.values()), axis=2)
         write_video(out / "videos" / f"{row.name.replace(' ', '-')}.mp4", strip, row.fps)
-    write_report(
+    write_sectioned_report(
         out / "report.html",
+        sections=sections,
         title="Evaluation",
         summary=f"{content['protocol']['model']} on "
-        f"{', '.join(content['protocol']['data']) or 'the driving world'}",
+        f"{', '.join(content['protocol']['data']) or world}",
         results=content,
         videos=rows,
+        curves={},
+        notes=(),
     )
     print(f"{'':34}     model  best baseline")
     for name, entry in content["metrics"].items():
