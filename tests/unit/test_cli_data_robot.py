@@ -11,7 +11,15 @@ import tyro
 from test_data_sources_libero import write_demos, write_masks
 from test_data_sources_rlbench import rlbench, write_task
 
-from maskworld.cli.data_robot import ImportLibero, ImportRlbench, Segment, run_import, run_segment
+from maskworld.cli.data_robot import (
+    ImportLibero,
+    ImportRlbench,
+    MasksLibero,
+    Segment,
+    run_import,
+    run_masks,
+    run_segment,
+)
 from maskworld.data.lerobot_reader import LeRobotSource
 
 __all__ = ["rlbench"]  # a fixture
@@ -61,3 +69,28 @@ def test_a_segmenter_needs_points_or_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Expected points in"):
         run_segment(options(Segment, set_path, "--model", "none", "--points",
                             tmp_path / "empty.json"))  # fmt: skip
+
+
+def test_masks_of_libero_are_drawn_for_files_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from maskworld.data.sources.libero import masks_beside
+    from maskworld.preparation import libero_masks
+
+    asked: list[tuple[str, Any]] = []
+
+    def render(demos: Path, assets: Any, *, objects: Any, **_: Any) -> Path:
+        asked.append((demos.name, objects))
+        return masks_beside(demos)
+
+    monkeypatch.setattr(libero_masks, "render_libero_masks", render)
+    done = write_demos(tmp_path / "suite", name="done")
+    write_masks(done)
+    write_demos(tmp_path / "suite", name="new")
+    run_masks(options(MasksLibero, tmp_path / "suite", "--assets", tmp_path))
+    assert asked == [("new_demo.hdf5", None)]
+    assert "done_demo_masks.hdf5: there already" in capsys.readouterr().out
+    run_masks(options(MasksLibero, done, "--assets", tmp_path, "--overwrite", "--objects", "bowl"))
+    assert asked[1:] == [("done_demo.hdf5", ("bowl",))]
+    with pytest.raises(ValueError, match="Expected LIBERO's demonstrations"):
+        run_masks(options(MasksLibero, tmp_path, "--assets", tmp_path))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from maskworld.cli.data_mine import Mine
-from maskworld.cli.data_robot import ImportLibero, ImportRlbench, Segment
+from maskworld.cli.data_robot import ImportLibero, ImportRlbench, MasksLibero, Segment
 from maskworld.cli.errors import nearest
 
 EXAMPLES = "\n\nExamples:\n"
@@ -339,6 +339,7 @@ COMMANDS = (
     Command(("import", "nuscenes"), ImportNuscenes, "nuScenes, from its JSON tables"),
     Command(("import", "libero"), ImportLibero, "LIBERO's demonstrations"),
     Command(("import", "rlbench"), ImportRlbench, "RLBench's saved demonstrations"),
+    Command(("masks", "libero"), MasksLibero, "draw masks of LIBERO's demonstrations"),
     Command(("segment",), Segment, "make masks for recordings without"),
     Command(("curate",), Curate, "scenes, motion, scores, duplicates, captions"),
     Command(("mine",), Mine, "hard negatives for planners, in the driving world"),

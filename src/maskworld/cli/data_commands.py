@@ -11,7 +11,15 @@ from typing import Any
 
 from maskworld.cli import data as verbs
 from maskworld.cli.data_mine import run_mine
-from maskworld.cli.data_robot import ImportLibero, ImportRlbench, Segment, run_import, run_segment
+from maskworld.cli.data_robot import (
+    ImportLibero,
+    ImportRlbench,
+    MasksLibero,
+    Segment,
+    run_import,
+    run_masks,
+    run_segment,
+)
 from maskworld.data.lerobot import LeRobotSource
 from maskworld.data.sources.row_filter import RowFilter
 from maskworld.data.sources.video_folder import VideoFolderSource
@@ -31,6 +39,7 @@ def run_command(options: Any) -> int:
         verbs.ImportNuscenes: _import_nuscenes,
         ImportLibero: run_import,
         ImportRlbench: run_import,
+        MasksLibero: run_masks,
         Segment: run_segment,
         verbs.Curate: _curate,
         verbs.Mine: run_mine,

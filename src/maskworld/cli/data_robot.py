@@ -1,4 +1,5 @@
-"""`maskworld data import libero`, `import rlbench` and `segment`: recordings of robots."""
+"""`maskworld data import libero`, `import rlbench`, `masks libero` and `segment`: recordings of
+robots."""
 
 from __future__ import annotations
 
@@ -63,6 +64,26 @@ class ImportRlbench(RobotImport):
     """Proprioception: joint angles (7), gripper pose and opening (8), or both."""
     description: Literal["longest", "first"] = "longest"
     """Which of a variation's descriptions is the instruction."""
+
+
+@dataclass(frozen=True)
+class MasksLibero:
+    """Draw masks of LIBERO's demonstrations again from their stored simulator states, and keep them
+    beside each file: NAME_masks.hdf5. Files that have theirs are left as they are, so the same
+    command goes on if interrupted. Needs MuJoCo and the folders of meshes and textures.
+
+    Examples:
+      maskworld data masks libero libero_goal/ --assets robosuite/models/assets libero/assets
+    """
+
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """A file of demonstrations (*.hdf5), or a suite's folder."""
+    assets: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")]
+    """Folders of meshes and textures: of robosuite and of LIBERO."""
+    objects: Names = ()
+    """Names of the task's objects; default: those of interest of each file's BDDL text."""
+    overwrite: bool = False
+    """Draw masks again that are there."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,39 @@ def run_import(options: ImportLibero | ImportRlbench) -> None:
     if source.label_names is None:
         print(f"{options.path}: no masks; see docs/robot_data.md for making them")
     _finish(report)
+
+
+def run_masks(options: MasksLibero) -> None:
+    """Draws the masks of every file that has none.
+
+    Raises:
+        ValueError: no demonstrations, or what `render_libero_masks` cannot draw.
+    """
+    from maskworld.cli.data_commands import _progress
+    from maskworld.data.sources.libero import MASKS_SUFFIX, masks_beside
+    from maskworld.preparation.libero_masks import render_libero_masks
+
+    single = options.path.is_file()
+    found = [options.path] if single else sorted(options.path.glob("*.hdf5"))
+    files = [file for file in found if not file.name.endswith(MASKS_SUFFIX)]
+    if not files:
+        raise ValueError(
+            f"Expected LIBERO's demonstrations (*.hdf5) at {options.path}, found none: name a file "
+            "or the folder of a suite."
+        )
+    for file in files:
+        if masks_beside(file).is_file() and not options.overwrite:
+            print(f"{masks_beside(file)}: there already")
+            continue
+        with _progress(f"demonstrations of {file.stem}") as progress:
+            written = render_libero_masks(
+                file,
+                options.assets,
+                objects=options.objects or None,
+                overwrite=options.overwrite,
+                progress=progress,
+            )
+        print(written)
 
 
 def run_segment(options: Segment) -> None:
