@@ -1,9 +1,10 @@
-"""Drives opened by their path: which reader, at which rate, with which plans."""
+"""Drives and robots opened by their path: which reader, at which rate, with which plans."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,16 +12,29 @@ import pytest
 from cli_material import moving_frames
 from nuscenes_tables import make_nuscenes
 from test_data_sources_comma2k19 import make_segment
+from test_data_sources_libero import write_demos
 from test_data_sources_nuplan import make_log
 from test_data_sources_openscene import openscene_frame
+from test_data_sources_rlbench import rlbench, write_task
 
 from maskworld.data.dataset import ClipDataset
 from maskworld.data.sources.comma2k19_video import Comma2k19Source
+from maskworld.data.sources.libero import LiberoSource
 from maskworld.data.sources.nuplan import NuPlanSource
 from maskworld.data.sources.nuscenes import NuScenesSource
 from maskworld.data.sources.openscene import OpenSceneSource
+from maskworld.data.sources.rlbench import RLBenchSource
+from maskworld.data.sources.stored_masks import (
+    MaskMeta,
+    episode_file,
+    masks_folder,
+    write_episode,
+    write_meta,
+)
 from maskworld.data.video_files import write_video
-from maskworld.recipes.open import open_dataset, open_source
+from maskworld.recipes.open import open_dataset, open_episodes, open_source
+
+__all__ = ["rlbench"]  # a fixture
 
 
 def put_pictures(source: NuPlanSource | OpenSceneSource, sensors: Path) -> None:
@@ -119,3 +133,44 @@ def test_comma2k19_has_a_picture_for_every_pose(tmp_path: Path) -> None:
     write_video(segment / "video.mp4", moving_frames(count - 1), 20.0)
     with pytest.raises(ValueError, match="for each of the"):
         open_source(tmp_path).episode(0)  # type: ignore[union-attr]
+
+
+def test_demonstrations_of_libero_and_rlbench_are_told_by_their_files(
+    tmp_path: Path, rlbench: Any
+) -> None:
+    file = write_demos(tmp_path / "suite")
+    assert isinstance(open_source(file), LiberoSource)
+    assert isinstance(open_source(file.parent), LiberoSource)
+    write_task(tmp_path / "demos", rlbench)
+    assert isinstance(open_source(tmp_path / "demos"), RLBenchSource)
+
+
+def test_mask_videos_beside_a_video_are_its_masks(tmp_path: Path) -> None:
+    frames = moving_frames(6)
+    write_video(tmp_path / "robot" / "video.mp4", frames, 10.0)
+    assert open_source(tmp_path / "robot").episode(0).read_labels([0]) is None  # type: ignore[union-attr]
+    white = np.full_like(frames, 255)
+    for name in ("robot", "objects"):
+        write_video(tmp_path / "robot" / f"mask_{name}.mp4", white, 10.0)
+    source: Any = open_source(tmp_path / "robot")
+    assert len(source) == 1
+    assert source.label_names == ["background", "robot", "object"]
+    assert (source.episode(0).read_labels([0, 5]) == 2).all()  # objects cover the robot
+    write_video(tmp_path / "robot" / "mask_table.mp4", white, 10.0)
+    renamed: Any = open_source(tmp_path / "robot")
+    assert renamed.label_names == ["background", "objects", "robot", "table"]
+
+
+def test_masks_made_after_a_recording_are_found_beside_it(tmp_path: Path) -> None:
+    write_video(tmp_path / "cup.mp4", moving_frames(4), 10.0)
+    size = open_episodes(tmp_path / "cup.mp4").episode(0).read([0]).shape[-2:]
+    folder = masks_folder(tmp_path / "cup.mp4")
+    write_meta(folder, MaskMeta(["background", "cup"], ["front"], 1, {}))
+    maps = [np.full(size, 1, np.uint8)] * 4
+    write_episode(episode_file(folder, 0), {"front": maps}, 4)
+    found: Any = open_episodes(tmp_path / "cup.mp4")
+    assert found.label_names == ["background", "cup"]
+    assert found.episode(0).read_labels([3]).min() == 1
+    np.save(tmp_path / "codes.npy", np.zeros((12, 128), np.int64))
+    with pytest.raises(ValueError, match="Expected recordings in pixels"):
+        open_episodes(tmp_path / "codes.npy")
