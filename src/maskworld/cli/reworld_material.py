@@ -89,12 +89,12 @@ def planning_material(recipe: ReWorldRecipe, seed: int, num_workers: int) -> Pla
         (planning_pairs_of_world, others, -(-drive.num_pairs // len(others))),
         (planning_scenes_of_world, others, -(-drive.num_scenes // len(others))),
     ]
-    jobs = [
+    jobs: list[tuple[Any, Any]] = [(training_clips_of_world, job) for job in training]
+    jobs += [
         (function, (world, replace(plan, clips_per_world=share)))
         for function, part, share in wanted
         for world in part
     ]
-    jobs = [(training_clips_of_world, job) for job in training] + jobs
     results = map_worlds(run_job, jobs, num_workers)
     train: list[Clip] = []
     windows: list[Clip] = []

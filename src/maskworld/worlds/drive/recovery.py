@@ -101,8 +101,7 @@ def on_road(drive: Scene, poses: Float[np.ndarray, "m 3"]) -> Bool[np.ndarray, "
     size = np.tile(BODY, (len(poses), 1))
     corners = box_corners(np.concatenate([centres, heading[:, None], size], axis=1))
     raster = drive.stage.surroundings.raster
-    found: Bool[np.ndarray, " m"] = raster.is_road(corners.reshape(-1, 2)).reshape(-1, 4).all(1)
-    return found
+    return np.asarray(raster.is_road(corners.reshape(-1, 2)).reshape(-1, 4).all(axis=1))
 
 
 def _driven(scene: Scene, expert: Expert) -> Scene:
