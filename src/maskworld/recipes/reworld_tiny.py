@@ -79,7 +79,7 @@ RECIPE = ReWorldRecipe(
         guidance=Guidance(gamma=1.0),
         num_averaged=4,
     ),
-    drive=PlanningData(log_windows_per_world=12, recovery_windows_per_world=17),
+    drive=PlanningData(log_windows_per_world=10, recovery_windows_per_world=13),
     stages=(
         Stage("tokenizer", num_steps=200, batch_size=4, learning_rate=4e-3, save_every=0),
         Stage(
@@ -93,7 +93,7 @@ RECIPE = ReWorldRecipe(
         ),
         Stage(
             "action",
-            num_steps=1200,
+            num_steps=900,
             batch_size=32,
             learning_rate=4e-3,
             warmup_steps=20,
