@@ -17,6 +17,7 @@ from maskworld.cli.quickstart_parts import (
     side_by_side,
     write_videos,
 )
+from maskworld.cli.robot_data import STATISTICS_FILE
 from maskworld.cli.robot_material import (
     EncodedEpisodes,
     RobotMaterial,
@@ -49,8 +50,6 @@ from maskworld.training.loop import train
 RECIPE = "mask-world-model-tiny"
 CURVES = ("velocity", "action", "l1")
 """Terms of the log that the report draws."""
-STATISTICS_FILE = "control_statistics.json"
-"""Beside the model: what a policy server checks its clients against."""
 
 
 def run(options: QuickstartOptions) -> None:
