@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from maskworld.cli.errors import nearest
+from maskworld.cli.stage_choice import asked_stages, kind_of, rows_asked_for, split_tokenizer
 from maskworld.cli.train import TrainOptions
 from maskworld.cli.training import shortened, with_settings
 from maskworld.recipes.recipe import ReWorldRecipe
@@ -30,25 +30,15 @@ def choose_stages(options: TrainOptions, recipe: ReWorldRecipe) -> list[Stage]:
     Raises:
         ValueError: unknown names, both ways of asking, or a stage whose forerunners nobody trains.
     """
-    rows = [stage for stage in recipe.stages if stage.name != "tokenizer"]
-    tokenizer = [s for s in recipe.stages if s.name == "tokenizer" and options.init is None]
-    names = list(dict.fromkeys([_kind(s) for s in rows] + [s.name for s in rows] + [STANDARD]))
-    asked = [*options.stages, *([options.start_at] if options.start_at else [])]
-    for name in asked:
-        if name not in names:
-            raise ValueError(
-                f"Expected a stage of {', '.join(names)} for {recipe.name}, found {name!r}."
-                f"{nearest(name, names)}"
-            )
-    if options.stages and options.start_at:
-        raise ValueError("Expected --stages or --start-at, found both: --stages says it all.")
+    tokenizer, rows = split_tokenizer(options, recipe.stages)
+    asked = asked_stages(options, recipe.name, rows, [STANDARD])
     if STANDARD in asked:
         if len(asked) > 1:
             raise ValueError(
                 f"Expected stage {STANDARD} alone, found {' '.join(asked)}: it trains video and "
                 "actions at once, in place of the stages."
             )
-        video = [stage for stage in rows if _kind(stage) == "video"][-1]
+        video = [stage for stage in rows if kind_of(stage) == "video"][-1]
         return [*tokenizer, replace(video, name=STANDARD)]
     if options.no_world_model:
         if asked not in ([], ["action"]):
@@ -56,23 +46,7 @@ def choose_stages(options: TrainOptions, recipe: ReWorldRecipe) -> list[Stage]:
                 f"Expected stage action alone with --no-world-model, found {' '.join(asked)}."
             )
         return [*tokenizer, *(stage for stage in rows if stage.name == "action")]
-    chosen = rows
-    if options.stages:
-        chosen = [s for s in rows if s.name in options.stages or _kind(s) in options.stages]
-    elif options.start_at:
-        start = next(i for i, s in enumerate(rows) if options.start_at in (s.name, _kind(s)))
-        chosen = rows[start:]
-    missing = [row.name for row in rows[: rows.index(chosen[-1])] if row not in chosen]
-    if missing and options.init is None:
-        raise ValueError(
-            f"Expected a trained model to begin stage {chosen[0].name} with, as {missing[0]} is "
-            "not trained in this run: pass --init RUN/model, or train that stage too."
-        )
-    return [*tokenizer, *chosen]
-
-
-def _kind(stage: Stage) -> str:
-    return stage.name.split("-")[0]
+    return [*tokenizer, *rows_asked_for(options, rows)]
 
 
 def stages_with_settings(

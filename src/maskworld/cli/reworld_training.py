@@ -22,6 +22,7 @@ from maskworld.cli.reworld_data import (
 )
 from maskworld.cli.reworld_mining import ONLINE_ONLY, OnlineMining, check_mining_options
 from maskworld.cli.reworld_stages import choose_stages, stages_with_settings
+from maskworld.cli.stage_choice import refuse_beside_init, tokenizer_asked_for
 from maskworld.cli.stage_data import StageData, describe
 from maskworld.cli.train import TrainOptions
 from maskworld.cli.training import (
@@ -114,26 +115,11 @@ def _config(
     asked = {name: value for name, value in asked.items() if value is not None}
     if options.init is not None:
         release = load_reworld(options.init)
-        unread = [f for f in ("tokenizer", "video_weights") if getattr(options, f) is not None]
-        if unread:
-            raise ValueError(
-                f"Expected no --{unread[0].replace('_', '-')} with --init, whose model has its "
-                "own: leave one of them out."
-            )
+        refuse_beside_init(options, ("tokenizer", "video_weights"))
         return replace(release.system.config, **asked), release.system, release.decoding
     config = fit_reworld_config(replace(recipe.system, **asked), sources)
-    if isinstance(config.tokenizer, PretrainedVideoVAEConfig):
-        if options.tokenizer is None:
-            raise ValueError(
-                f"Expected --tokenizer with the published video VAE for {recipe.name}: the `vae` "
-                "folder of Lightricks/LTX-Video."
-            )
-        config = replace(config, tokenizer=PretrainedVideoVAEConfig.of(options.tokenizer))
-    elif options.tokenizer is not None:
-        raise ValueError(
-            f"Expected no --tokenizer for {recipe.name}, which trains its own: leave it out, or "
-            "take reworld-paper."
-        )
+    tokenizer = tokenizer_asked_for(options, config.tokenizer, recipe.name, "reworld-paper")
+    config = replace(config, tokenizer=tokenizer)
     return config, None, recipe.sampling
 
 

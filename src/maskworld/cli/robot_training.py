@@ -14,7 +14,6 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maskworld.cli.errors import nearest
 from maskworld.cli.reworld_training import _stage_of
 from maskworld.cli.robot_data import (
     STATISTICS_FILE,
@@ -28,6 +27,13 @@ from maskworld.cli.robot_data import (
     open_recordings,
     open_robot_data,
     with_widths,
+)
+from maskworld.cli.stage_choice import (
+    asked_stages,
+    refuse_beside_init,
+    rows_asked_for,
+    split_tokenizer,
+    tokenizer_asked_for,
 )
 from maskworld.cli.stage_data import StageData, describe
 from maskworld.cli.train import TrainOptions
@@ -141,27 +147,9 @@ def choose_robot_stages(options: TrainOptions, recipe: MaskWorldModelRecipe) -> 
     Raises:
         ValueError: unknown names, both ways of asking, or a policy whose world nobody trains.
     """
-    rows = [stage for stage in recipe.stages if stage.name != "tokenizer"]
-    tokenizer = [s for s in recipe.stages if s.name == "tokenizer" and options.init is None]
-    names = [stage.name for stage in rows]
-    for name in (*options.stages, *([options.start_at] if options.start_at else [])):
-        if name not in names:
-            raise ValueError(
-                f"Expected a stage of {', '.join(names)} for {recipe.name}, found {name!r}."
-                f"{nearest(name, names)}"
-            )
-    if options.stages and options.start_at:
-        raise ValueError("Expected --stages or --start-at, found both: --stages says it all.")
-    chosen = [s for s in rows if s.name in options.stages] if options.stages else rows
-    if options.start_at:
-        chosen = rows[names.index(options.start_at) :]
-    missing = [row.name for row in rows[: rows.index(chosen[-1])] if row not in chosen]
-    if missing and options.init is None:
-        raise ValueError(
-            f"Expected a trained model to begin stage {chosen[0].name} with, as {missing[0]} is "
-            "not trained in this run: pass --init RUN/model, or train that stage too."
-        )
-    return [*tokenizer, *chosen]
+    tokenizer, rows = split_tokenizer(options, recipe.stages)
+    asked_stages(options, recipe.name, rows)
+    return [*tokenizer, *rows_asked_for(options, rows)]
 
 
 def _with_settings(
@@ -218,30 +206,16 @@ def _new(
     statistics = measure_control(recordings)
     config = replace(recipe.system, target=options.target or recipe.system.target)
     config = fit_robot_config(config, recordings, statistics, options.frame_size)
-    if isinstance(config.tokenizer, PretrainedVideoVAEConfig):
-        if options.tokenizer is None:
-            raise ValueError(
-                f"Expected --tokenizer with the published video VAE for {recipe.name}: the `vae` "
-                "folder of Lightricks/LTX-Video."
-            )
-        config = replace(config, tokenizer=PretrainedVideoVAEConfig.of(options.tokenizer))
-    elif options.tokenizer is not None:
-        raise ValueError(
-            f"Expected no --tokenizer for {recipe.name}, which trains its own: leave it out, or "
-            "take mask-world-model-paper."
-        )
+    tokenizer = tokenizer_asked_for(
+        options, config.tokenizer, recipe.name, "mask-world-model-paper"
+    )
+    config = replace(config, tokenizer=tokenizer)
     return Plan(config, None, recipe.sampling, statistics)
 
 
 def _continued(options: TrainOptions, model: str, recordings: Sequence[RobotRecordings]) -> Plan:
     """A model that never acted learns it from data of any robot; another stays with its own."""
-    names = ("tokenizer", "video_weights", "frame_size", "target")
-    unread = [name for name in names if getattr(options, name) is not None]
-    if unread:
-        raise ValueError(
-            f"Expected no --{unread[0].replace('_', '-')} with --init, whose model has its own: "
-            "leave one of them out."
-        )
+    refuse_beside_init(options, ("tokenizer", "video_weights", "frame_size", "target"))
     release = load_mask_world_model(model)
     system = release.system
     if system.normaliser.is_fitted:

@@ -7,6 +7,7 @@ checkpoint or release. Only safetensors are read.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class VAEKind(NamedTuple):
     """Where its folder comes from."""
 
 
-class PublishedVAE(nn.Module):
+class PublishedVAE(nn.Module, ABC):
     """What frozen VAEs share. The network moves with `.to()`, but is no part of `parameters()` and
     `state_dict()`."""
 
@@ -79,8 +80,9 @@ class PublishedVAE(nn.Module):
         """Empty: frozen."""
         return []
 
+    @abstractmethod
     def _load(self) -> Any:
-        raise NotImplementedError
+        """The diffusers model, checked against the config."""
 
     def _when_loaded(self) -> None:
         """What remains to be set on a loaded model."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskworld.interfaces import LatentTokenizer
+from maskworld.tokenizers.image_latents import decode_images, encode_images
 from maskworld.tokenizers.latent import decode_views, encode_views
 from maskworld.tokenizers.palette import Palette, away_from_edges
 from maskworld.types import Batch
@@ -92,12 +92,12 @@ class RobotClips:
                     "with their future."
                 )
             return found
-        memory = self._encode_each(self.frames(batch)[:, :, : self.num_memory])
+        memory = encode_images(self.tokenizer, self.frames(batch)[:, :, : self.num_memory])
         if not with_future:
             return memory
         target = self.target_frames(batch)
-        is_joint = self.encoding == "joint"
-        future = encode_views(self.tokenizer, target) if is_joint else self._encode_each(target)
+        encode = encode_views if self.encoding == "joint" else encode_images
+        future = encode(self.tokenizer, target)
         return torch.cat([memory, future], dim=2)
 
     @torch.no_grad()
@@ -106,12 +106,8 @@ class RobotClips:
     ) -> tuple[UInt8[Tensor, "b v f c h w"], UInt8[Tensor, "b v f h w"] | None]:
         """Pictures of the future's latents, and the groups of the palette read from them (None
         with the RGB target)."""
-        if self.encoding == "joint":
-            frames = decode_views(self.tokenizer, future)
-        else:
-            single = rearrange(future, "b v k d gh gw -> (b k) v 1 d gh gw")
-            frames = decode_views(self.tokenizer, single)
-            frames = rearrange(frames, "(b k) v 1 c h w -> b v k c h w", b=len(future))
+        decode = decode_views if self.encoding == "joint" else decode_images
+        frames = decode(self.tokenizer, future)
         return frames, self.palette.read(frames) if self.target == "mask" else None
 
     def target_frames(self, batch: Batch) -> UInt8[Tensor, "b v f c h w"]:
@@ -171,8 +167,3 @@ class RobotClips:
                 "(reads_labels) of the frames' size."
             )
         return labels
-
-    def _encode_each(self, frames: UInt8[Tensor, "b v t c h w"]) -> Float[Tensor, "b v t d gh gw"]:
-        single = rearrange(frames, "b v t c h w -> (b t) v 1 c h w")
-        latents = encode_views(self.tokenizer, single)
-        return rearrange(latents, "(b t) v 1 d h w -> b v t d h w", b=len(frames))
