@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from maskworld.recipes.recipe import Recipe
 
-SYSTEMS = ("worlddreamer", "reworld", "mask_world_model")
+SYSTEMS = ("worlddreamer", "reworld", "mask_world_model", "maskgwm")
 R = TypeVar("R")
 
 
@@ -56,7 +56,8 @@ def near(name: str) -> str:
 def system_types() -> dict[str, type[nn.Module]]:
     """Every system by the name in its released config."""
     from maskworld.systems.mask_world_model import MaskWorldModel
+    from maskworld.systems.maskgwm import MaskGWM
     from maskworld.systems.reworld import ReWorld
     from maskworld.systems.worlddreamer import WorldDreamer
 
-    return {kind.name: kind for kind in (WorldDreamer, ReWorld, MaskWorldModel)}
+    return {kind.name: kind for kind in (WorldDreamer, ReWorld, MaskWorldModel, MaskGWM)}

@@ -35,6 +35,7 @@ from maskworld.recipes import system_types
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.mask_world_model import SAMPLING, MaskWorldModel
+from maskworld.systems.maskgwm import MaskGWM
 from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.weights import hub
@@ -143,6 +144,17 @@ def load_mask_world_model(path_or_hub_id: Path | str) -> Release[MaskWorldModel,
     """
     release = load_release(path_or_hub_id)
     _check_system(release.system, MaskWorldModel.name, path_or_hub_id)
+    return release
+
+
+def load_maskgwm(path_or_hub_id: Path | str) -> Release[MaskGWM, FlowSampling]:
+    """A trained MaskGWM.
+
+    Raises:
+        ValueError: as `load_release`, or a model of another system.
+    """
+    release = load_release(path_or_hub_id)
+    _check_system(release.system, MaskGWM.name, path_or_hub_id)
     return release
 
 
