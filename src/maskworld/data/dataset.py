@@ -44,6 +44,7 @@ class ClipDataset:
         reduction: how actions of skipped frames are combined.
         plan_frame: fill `Clip.plan` with the episode's plan sample at this frame of a clip, its
             last past one. Windows without one (the drive ends too soon) are left out and counted.
+        unknown_actions: actions may hold NaN, for "not known".
 
     Raises:
         ValueError: with `plan_frame`, episodes that know no plans, or no window with one.
@@ -56,8 +57,9 @@ class ClipDataset:
         transforms: Sequence[Transform] = (),
         reduction: Literal["mean", "sum"] = "mean",
         plan_frame: int | None = None,
+        unknown_actions: bool = False,
     ) -> None:
-        self.source, self.index = source, index
+        self.source, self.index, self.unknown_actions = source, index, unknown_actions
         self.transforms, self.reduction = list(transforms), reduction
         self.plan_frame = plan_frame
         self.without_plan: Counter[str] = Counter()
@@ -126,7 +128,13 @@ class ClipDataset:
             labels = None if maps is None else torch.from_numpy(np.ascontiguousarray(maps))
         actions = None
         if episode.actions is not None:
-            rows = actions_into(episode.actions, frames, self.index.frame_stride, self.reduction)
+            rows = actions_into(
+                episode.actions,
+                frames,
+                self.index.frame_stride,
+                self.reduction,
+                unknown=self.unknown_actions,
+            )
             actions = torch.from_numpy(rows)
         clip = Clip(
             frames=pixels,
@@ -173,8 +181,13 @@ def actions_into(
     frames: Sequence[int],
     stride: int,
     reduction: Literal["mean", "sum"] = "mean",
+    *,
+    unknown: bool = False,
 ) -> Float[np.ndarray, "t a"]:
     """For each of `frames`, the mean or sum of the `stride` rows that end in its own.
+
+    Args:
+        unknown: NaN may stand for what is not known.
 
     Raises:
         ValueError: a row is NaN or infinite; names the frame.
@@ -182,8 +195,9 @@ def actions_into(
     rows = [actions[max(0, frame - stride + 1) : frame + 1] for frame in frames]
     combined = [r.mean(axis=0) if reduction == "mean" else r.sum(axis=0) for r in rows]
     result = np.stack(combined).astype(np.float32)
-    if not np.isfinite(result).all():
-        row = int(np.flatnonzero(~np.isfinite(result).all(axis=1))[0])
+    is_finite = np.isfinite(result) | (np.isnan(result) & unknown)
+    if not is_finite.all():
+        row = int(np.flatnonzero(~is_finite.all(axis=1))[0])
         raise ValueError(
             f"The actions into frame {frames[row]} hold NaN or infinity: drop the episode or mend "
             "its recording."

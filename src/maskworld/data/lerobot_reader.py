@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Shaped, UInt8
 
 from maskworld.data import lerobot_schema as schema
+from maskworld.data.cameras import Calibration
 from maskworld.data.episodes import Recent
 from maskworld.data.lerobot_metadata import (
     damaged,
@@ -37,7 +38,7 @@ class LeRobotSource:
 
     Raises:
         ValueError: no dataset, another version, a missing or truncated file, unknown views, views
-            of different sizes.
+            of different sizes or frame rates.
     """
 
     def __init__(self, root: Path | str, views: Sequence[str] | None = None) -> None:
@@ -50,12 +51,32 @@ class LeRobotSource:
         self.cameras = _cameras(self.root, self.features, views)
         self.label_keys = _label_keys(self.features, self.cameras)
         self.size = _common_size(self.root, self.features, self.cameras)
+        _check_rates(self.root, self.features, self.cameras, self.fps)
         self._tables = _FrameTables(self.root)
         self._videos = OpenVideos()
 
     @property
     def views(self) -> list[str]:
         return [key.removeprefix(schema.CAMERA_PREFIX) for key in self.cameras]
+
+    def calibration(self, index: int) -> dict[str, Calibration]:
+        """How the views see, by their names: `info.calibration` of their features, one for all
+        episodes.
+
+        Raises:
+            ValueError: a camera has none; names it.
+        """
+        found = {}
+        for view, key in zip(self.views, self.cameras, strict=True):
+            stored = (self.features[key].get("info") or {}).get(schema.CALIBRATION)
+            where = f"camera {view} of {self.name}"
+            if stored is None:
+                raise ValueError(
+                    f"Expected the calibration of {where} in meta/info.json, found none: write "
+                    f"`info.{schema.CALIBRATION}` (intrinsics, pose, size) into its feature."
+                )
+            found[view] = Calibration.from_json(stored, where)
+        return found
 
     @property
     def action_names(self) -> list[str] | None:
@@ -318,3 +339,29 @@ def _common_size(
             "Choose cameras of one size: views=[...]."
         )
     return sizes[cameras[0]]
+
+
+def _check_rates(
+    root: Path, features: Mapping[str, Mapping[str, Any]], cameras: Sequence[str], fps: float
+) -> None:
+    """Raises ValueError for a camera whose metadata promise another rate than the dataset's."""
+    for key in cameras:
+        info = features[key].get("info") or features[key].get("video_info") or {}
+        rate = info.get("video.fps")
+        if rate is not None and abs(float(rate) - fps) > 0.01 * fps:
+            raise ValueError(
+                f"{root}: expected every camera at {fps:g} frames per second, found {key} at "
+                f"{float(rate):g}: bring the videos to one rate and export the dataset again, or "
+                "leave that camera out."
+            )
+
+
+def recorded_cameras(root: Path | str) -> list[str]:
+    """Names of the cameras of a dataset, without opening its episodes.
+
+    Raises:
+        ValueError: no dataset, or no camera.
+    """
+    info = read_info(Path(root))
+    keys = _cameras(Path(root), info["features"], None)
+    return [key.removeprefix(schema.CAMERA_PREFIX) for key in keys]

@@ -22,6 +22,7 @@ LABELS_PREFIX = "observation.labels."
 # Columns of ours in the episode table; other readers pass over them.
 SEGMENTS = "maskworld.segments"
 ATTRIBUTES = "maskworld.attributes"
+CALIBRATION = "calibration"  # in a camera's `info`
 STEP_INTO_FRAME = "into_frame"  # LeRobot's own action rows are steps *from* their frame
 
 INDEX_FEATURES: dict[str, dict[str, Any]] = {

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import nn
 
+from maskworld.data import cameras as camera_names
+from maskworld.data import lerobot_reader
 from maskworld.data.dataset import IMAGE_SUFFIXES, ClipDataset, ImageDataset, ImageFolderSource
 from maskworld.data.lerobot import LeRobotSource
 from maskworld.data.resampling import ResampledSource
 from maskworld.data.sources.comma2k19_video import Comma2k19Source, find_segments
+from maskworld.data.sources.frame_folders import FrameFolderSource, frame_folders
 from maskworld.data.sources.lerobot_plans import LeRobotDrives, knows_plans
 from maskworld.data.sources.libero import LiberoSource
 from maskworld.data.sources.mask_videos import ROBOT_MASKS, robot_videos
 from maskworld.data.sources.nuplan import NuPlanSource
 from maskworld.data.sources.nuscenes import NuScenesSource
+from maskworld.data.sources.nuscenes import recorded_cameras as nuscenes_cameras
 from maskworld.data.sources.openscene import OpenSceneSource
 from maskworld.data.sources.rlbench import LOW_DIM, RLBenchSource
 from maskworld.data.sources.stored_masks import MaskedSource, with_masks_beside
@@ -26,6 +30,8 @@ from maskworld.data.sources.tar_shards import TarShardStream, find_shards
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.data.sources.video_folder import SUFFIXES as VIDEO_SUFFIXES
 from maskworld.data.sources.video_folder import VideoFolderSource
+from maskworld.data.sources.waymo import CAMERAS as WAYMO_CAMERAS
+from maskworld.data.sources.waymo import WaymoSource
 from maskworld.data.storage import write_json
 from maskworld.data.transforms import ResizeCrop
 from maskworld.data.windows import ClipIndex
@@ -45,9 +51,10 @@ DECODING_FILE = "generation_config.json"
 
 Drives = NuScenesSource | NuPlanSource | OpenSceneSource | Comma2k19Source
 Robots = LiberoSource | RLBenchSource
-Source = (
-    LeRobotSource | VideoFolderSource | TokenSource | ImageFolderSource | Drives | Robots
-) | MaskedSource
+Pictures = VideoFolderSource | FrameFolderSource | ImageFolderSource
+Source = LeRobotSource | Pictures | TokenSource | Drives | WaymoSource | Robots | MaskedSource
+LOG_CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0", "CAM_B0", "CAM_L2", "CAM_R2", "CAM_L1", "CAM_R1")
+"""Of nuPlan and OpenScene."""
 SENSOR_FOLDERS = ("sensor_blobs", "sensors")
 """Where pictures of nuPlan and OpenScene lie: below the logs, or beside a folder above them."""
 if TYPE_CHECKING:
@@ -172,54 +179,111 @@ def save_release(system: Any, folder: Path, decoding: ParallelDecoding | FlowSam
 # ----------------------------------------------------------------------------------------- data
 
 
-def open_source(path: Path | str) -> Source | list[str]:
-    """The data at `path`, by what it holds: a LeRobot dataset, nuScenes, logs of nuPlan (*.db) or
-    OpenScene (*.jsonl), segments of comma2k19, demonstrations of LIBERO (*.hdf5) or RLBench, a
-    video or a folder of videos (with mask_<class>.mp4 beside them as masks), a folder of images, a
-    .npy array of tokens or a folder of them; for tar shards their names.
+def open_source(
+    path: Path | str, *, cameras: Sequence[str] | None = None, unknown_actions: bool = False
+) -> Source | list[str]:
+    """The data at `path`, by what it holds: a LeRobot dataset, nuScenes, a split of Waymo, logs of
+    nuPlan (*.db) or OpenScene (*.jsonl), segments of comma2k19, demonstrations of LIBERO (*.hdf5)
+    or RLBench, a video or a folder of videos (with mask_<class>.mp4 beside them as masks), folders
+    of numbered pictures (OpenDV-2K), a folder of images, a .npy array of tokens or a folder of
+    them; for tar shards their names.
+
+    Args:
+        cameras: by their plain names (`data/cameras.py`) in this order; None = all of a LeRobot
+            dataset, the front one of others.
+        unknown_actions: rows of actions beside videos may hold NaN, for "not known".
 
     Raises:
-        ValueError: nothing there, or nothing of these.
+        ValueError: nothing there, nothing of these, or a camera is missing; says which.
     """
     text, path = str(path), Path(path)
     if text.endswith(".tar") or "://" in text or "{" in text:
+        _check_one(cameras, text)
         return find_shards(text)
-    if path.is_file():
-        if path.suffix in (".npy", ".npz"):
-            return TokenSource(path)
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            return VideoFolderSource(path)
-        if path.suffix in (".db", ".jsonl"):
-            return _open_logs(path)
-        if path.suffix == ".hdf5":
-            return LiberoSource(path)
-        raise ValueError(
-            f"Expected a video ({', '.join(VIDEO_SUFFIXES)}), demonstrations (.hdf5), an array of "
-            f"tokens (.npy, .npz) or tar shards (.tar), found the file {path}."
-        )
-    if not path.is_dir():
+    if path.is_file() and path.suffix not in (".db", ".jsonl"):
+        _check_one(cameras, text)
+        return _open_file(path, unknown_actions)
+    if not path.exists():
         raise ValueError(f"Expected data at {path}, found nothing: check the path.")
+    chosen = None
+    if cameras is not None:
+        chosen = camera_names.own_names(cameras_at(path), cameras, text)
+    views: dict[str, Any] = {"cameras": chosen} if chosen else {}
     if (path / "meta" / "info.json").is_file():
-        return LeRobotSource(path)
-    if (path / "scene.json").is_file() or any(path.glob("v1.*/scene.json")):
-        return NuScenesSource(path)
-    if any(path.glob("*.db")) or any(path.glob("*.jsonl")):
-        return _open_logs(path)
+        return LeRobotSource(path, views=chosen)
+    if _is_nuscenes(path):
+        return NuScenesSource(path, **views)
+    if (path / "camera_image").is_dir():
+        return WaymoSource(path, **views)
+    if _are_logs(path):
+        return _open_logs(path, **views)
     if find_segments(path):
         return Comma2k19Source(path)
     if any(path.glob("*.hdf5")):
         return LiberoSource(path)
+    return _open_folder(path, unknown_actions)
+
+
+def cameras_at(path: Path | str) -> list[str]:
+    """What the cameras of the recordings at `path` are called there, without opening all of it;
+    empty where there is one without a name.
+
+    Raises:
+        ValueError: a damaged data set.
+    """
+    path = Path(path)
+    if (path / "meta" / "info.json").is_file():
+        return lerobot_reader.recorded_cameras(path)
+    if _is_nuscenes(path):
+        return nuscenes_cameras(path)
+    if (path / "camera_image").is_dir():
+        return list(WAYMO_CAMERAS)
+    return list(LOG_CAMERAS) if _are_logs(path) else []
+
+
+def _check_one(cameras: Sequence[str] | None, where: str) -> None:
+    if cameras is not None:
+        camera_names.own_names([], cameras, where)
+
+
+def _is_nuscenes(path: Path) -> bool:
+    return (path / "scene.json").is_file() or any(path.glob("v1.*/scene.json"))
+
+
+def _are_logs(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix in (".db", ".jsonl")
+    return any(path.glob("*.db")) or any(path.glob("*.jsonl"))
+
+
+def _open_file(path: Path, unknown_actions: bool) -> Source:
+    if path.suffix in (".npy", ".npz"):
+        return TokenSource(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return VideoFolderSource(path, unknown_actions=unknown_actions)
+    if path.suffix == ".hdf5":
+        return LiberoSource(path)
+    raise ValueError(
+        f"Expected a video ({', '.join(VIDEO_SUFFIXES)}), demonstrations (.hdf5), an array of "
+        f"tokens (.npy, .npz) or tar shards (.tar), found the file {path}."
+    )
+
+
+def _open_folder(path: Path, unknown_actions: bool) -> Source | list[str]:
+    """A folder that is told by the files below it."""
     files = [p for p in path.rglob("*") if p.is_file()]
     if any(p.name == LOW_DIM for p in files):
         return RLBenchSource(path)
     suffixes = {p.suffix.lower() for p in files}
     if suffixes & set(VIDEO_SUFFIXES):  # first: .npy files beside videos are their actions
         masks = _mask_videos(files)
-        return robot_videos(path, masks) if masks else VideoFolderSource(path)
+        if masks:
+            return robot_videos(path, masks)
+        return VideoFolderSource(path, unknown_actions=unknown_actions)
     if ".tar" in suffixes:
         return find_shards(path)
     if suffixes & set(IMAGE_SUFFIXES):
-        return ImageFolderSource(path)
+        return FrameFolderSource(path) if frame_folders(path) else ImageFolderSource(path)
     if suffixes & {".npy", ".npz"}:
         return TokenSource(path)
     raise ValueError(
@@ -252,7 +316,7 @@ def _mask_videos(files: Sequence[Path]) -> dict[str, str]:
     return {Path(name).stem.removeprefix("mask_"): name for name in sorted(names)}
 
 
-def _open_logs(logs: Path) -> NuPlanSource | OpenSceneSource:
+def _open_logs(logs: Path, **views: Any) -> NuPlanSource | OpenSceneSource:
     """nuPlan or OpenScene, by the kind of the logs; pictures are found beside them."""
     is_nuplan = logs.suffix == ".db" or (logs.is_dir() and any(logs.glob("*.db")))
     folder = logs if logs.is_dir() else logs.parent
@@ -264,8 +328,8 @@ def _open_logs(logs: Path) -> NuPlanSource | OpenSceneSource:
     ]
     sensors = next((place for place in places if place.is_dir()), None)
     if is_nuplan:
-        return NuPlanSource(logs, sensors)
-    return OpenSceneSource(logs, sensors)
+        return NuPlanSource(logs, sensors, **views)
+    return OpenSceneSource(logs, sensors, **views)
 
 
 def drives_of(source: Source) -> LeRobotDrives | Drives | None:
@@ -292,6 +356,7 @@ def open_dataset(
     world_size: int = 1,
     seed: int = 0,
     plan_frame: int | None = None,
+    unknown_actions: bool = False,
 ) -> Dataset:
     """Clips of `num_frames` frames (of as many independent images) of one source.
 
@@ -303,6 +368,7 @@ def open_dataset(
         clip_stride: source frames between the starts of two clips.
         rank, world_size: this process among those that share tar shards.
         plan_frame: clips get the plan at this frame of theirs, where the source knows plans.
+        unknown_actions: actions may hold NaN, for "not known".
 
     Raises:
         ValueError: no clip fits, tokens on another grid than `size`, or a recording with time
@@ -324,7 +390,7 @@ def open_dataset(
     stride = frame_stride or stride_to(fps, source)
     drives = drives_of(source) if plan_frame is not None else None
     episodes: Any = drives or source
-    if frame_stride is None and isinstance(source, Drives):
+    if frame_stride is None and isinstance(source, Drives | WaymoSource):
         episodes, stride = ResampledSource(episodes, fps), 1
         clip_stride = max(1, round(clip_stride * fps / source.fps))
     index = ClipIndex(episodes, num_frames, stride, clip_stride)
@@ -335,4 +401,6 @@ def open_dataset(
             )
         return ClipDataset(episodes, index)
     at = plan_frame if drives is not None else None
-    return ClipDataset(episodes, index, [ResizeCrop(size)], plan_frame=at)
+    return ClipDataset(
+        episodes, index, [ResizeCrop(size)], plan_frame=at, unknown_actions=unknown_actions
+    )

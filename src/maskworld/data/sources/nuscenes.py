@@ -22,6 +22,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
+from maskworld.data.cameras import Calibration
 from maskworld.data.lerobot_schema import decode_image
 from maskworld.data.sources.nuscenes_can import read_route, read_status
 from maskworld.data.trajectories import (
@@ -103,6 +104,7 @@ class NuScenesSource:
         rows = _camera_rows(tables, self.cameras, sweeps)
         poses = _poses(tables, {row["ego_pose_token"] for group in rows.values() for row in group})
         logs = {log["token"]: log for log in _read_table(tables, "log")}
+        self._sensors = {row["token"]: row for row in _read_table(tables, "calibrated_sensor")}
         self._scenes = [
             self._scene(scene, logs.get(scene["log_token"], {}), rows, poses)
             for scene in _chosen_scenes(tables, scenes)
@@ -125,6 +127,18 @@ class NuScenesSource:
         if not 0 <= index < len(self):
             raise ValueError(f"nuScenes has {len(self)} scenes here, asked for number {index}.")
         return NuScenesEpisode(self.root, self._scenes[index], self.fps, self.can_bus)
+
+    def calibration(self, index: int) -> dict[str, Calibration]:
+        """How the views of a scene see, by their names.
+
+        Raises:
+            ValueError: calibrated_sensor.json lacks it; names the camera.
+        """
+        scene = self._scenes[index]
+        return {
+            view: _calibration(self._sensors[token], scene.size, f"{view} of {scene.name}")
+            for view, token in zip(self.views, scene.sensors, strict=True)
+        }
 
     def windows(
         self, num_frames: int, frame_stride: int = FRAME_STRIDE, clip_stride: int = CLIP_STRIDE
@@ -162,6 +176,10 @@ class NuScenesSource:
             actions=speed_and_yaw_rate(stamps / 1e6, pose),
             timestamps=stamps,
             pose=pose,
+            sensors=tuple(
+                rows[scene["token"], camera][0]["calibrated_sensor_token"]
+                for camera in self.cameras
+            ),
         )
 
 
@@ -176,6 +194,8 @@ class _Scene:
     actions: np.ndarray
     timestamps: np.ndarray
     pose: np.ndarray
+    sensors: tuple[str, ...]
+    """Token of each camera's calibration."""
 
 
 class NuScenesEpisode:
@@ -240,6 +260,42 @@ class NuScenesEpisode:
                 "nuScenes (sweeps and samples are separate), or choose other scenes."
             )
         return decode_image(path.read_bytes(), False, str(path))
+
+
+def recorded_cameras(root: Path | str, version: str | None = None) -> list[str]:
+    """Channels of the cameras that the tables know, those of `CAMERAS` first and in its order.
+
+    Raises:
+        ValueError: no tables, or a damaged one.
+    """
+    _, tables = _find_tables(Path(root), version)
+    known = {row["channel"] for row in _read_table(tables, "sensor")}
+    return [c for c in CAMERAS if c in known] + sorted(
+        c for c in known - set(CAMERAS) if c.startswith("CAM")
+    )
+
+
+def _calibration(row: Mapping[str, Any], size: tuple[int, int], where: str) -> Calibration:
+    """nuScenes' camera axes are ours: x right, y down, z forward."""
+    try:
+        w, x, y, z = (float(value) for value in row["rotation"])
+        pose = np.eye(4)
+        pose[:3, :3] = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+        pose[:3, 3] = row["translation"]
+        intrinsics = np.asarray(row["camera_intrinsic"], dtype=np.float64).reshape(3, 3)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected rotation, translation and camera_intrinsic of {where} in "
+            f"calibrated_sensor.json, found them missing or misshapen ({error}): extract the "
+            "metadata archive of nuScenes again."
+        ) from error
+    return Calibration(intrinsics, pose, size)
 
 
 def _find_tables(root: Path, version: str | None) -> tuple[Path, Path]:

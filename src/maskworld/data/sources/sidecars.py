@@ -34,9 +34,12 @@ def find_actions(recording: Path) -> Path | None:
 
 
 def read_actions(
-    path: Path, num_frames: int
+    path: Path, num_frames: int, *, unknown: bool = False
 ) -> tuple[Float[np.ndarray, "{num_frames} a"], list[str] | None]:
     """Rows of actions, one per frame, and the names of the columns if a CSV file has a header.
+
+    Args:
+        unknown: NaN may stand for what is not known.
 
     Raises:
         ValueError: not numbers, NaN or infinity, or another number of rows than frames.
@@ -53,7 +56,7 @@ def read_actions(
             f"{path} has {len(values)} rows of actions for {num_frames} frames: expected one row "
             "per frame. Row t is the step into frame t; repeat the first row for frame 0."
         )
-    is_finite = np.isfinite(values).all(axis=1)
+    is_finite = (np.isfinite(values) | (np.isnan(values) & unknown)).all(axis=1)
     if not is_finite.all():
         first = int(np.flatnonzero(~is_finite)[0])
         raise ValueError(

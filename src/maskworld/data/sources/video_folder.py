@@ -40,6 +40,7 @@ class VideoFolderSource:
             files that are there.
         on_error: "raise" at the first bad file, or "skip" bad ones: they are listed with the
             reason in `skipped`, and a warning gives their number.
+        unknown_actions: actions may hold NaN, for "not known".
 
     Raises:
         ValueError: no such path, no video in it, a bad file, or nothing left after skipping.
@@ -51,7 +52,9 @@ class VideoFolderSource:
         *,
         masks: Mapping[str, str] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        unknown_actions: bool = False,
     ) -> None:
+        self._unknown_actions = unknown_actions
         if on_error not in ("raise", "skip"):
             raise ValueError(f"Expected on_error 'raise' or 'skip', got {on_error!r}.")
         self.path = Path(path)
@@ -131,7 +134,9 @@ class VideoFolderSource:
                 )
         actions_file = find_actions(path)
         actions, names = (
-            (None, None) if actions_file is None else read_actions(actions_file, info.num_frames)
+            (None, None)
+            if actions_file is None
+            else read_actions(actions_file, info.num_frames, unknown=self._unknown_actions)
         )
         return _File(
             path,
