@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from metaworld_gl import needs_gl
-from robot_toy import EXPERT, RANDOM, LineWorld, Nan, reader
+from robot_toy import EXPERT, RANDOM, LineWorld, Nan, Reader, reader
 
 from maskworld.data.control import MemoryPick
 from maskworld.evaluation.episode_log import EPISODES, EpisodeLog
@@ -211,6 +211,19 @@ def test_an_episode_that_always_crashes_is_left_out_for_all_and_named(tmp_path: 
             LineWorld,
             tmp_path / "b",
         )
+
+
+def test_a_policy_that_lacks_a_camera_stops_the_run_at_once(tmp_path: Path) -> None:
+    spec = ControlSpec(("front", "wrist"), (4, 4), 1, (-1,), (1,), fps=10)
+    policy = ChunkPolicy(Reader(), spec, memory=MemoryPick(1, "every"), exec_steps=2)
+    with pytest.raises(ValueError, match=r"cameras \['front', 'wrist'\].*found 1 of 3 channels"):
+        evaluate_manipulation(
+            {"expert": EXPERT, "model": policy.twin},
+            config(seeds=(0, 1)),
+            LineWorld,
+            tmp_path,
+        )
+    assert read_evaluation(tmp_path).endings("expert") == {"success": 2}  # nothing is lost
 
 
 def made(**outcomes: str) -> Evaluation:

@@ -4,6 +4,7 @@ way runs again, one episode at a time, in a fresh one."""
 from __future__ import annotations
 
 import io
+import pickle
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,8 +70,8 @@ class EpisodePool:
         """Results in the order in which episodes end.
 
         Raises:
-            ValueError: policies or worlds that cannot be sent to workers; too many failures, with
-                the reason of the last.
+            ValueError: policies or worlds that cannot be sent to workers or cannot be used (missing
+                cameras, no OpenGL); too many failures, with the reason of the last.
         """
         self._waiting = deque([list(group) for group in groups])
         self._attempts: Counter[EpisodeKey] = Counter()
@@ -96,7 +97,7 @@ class EpisodePool:
     def _in_workers(self) -> Iterator[EpisodeResult | EpisodeFailure]:
         try:
             sent = _packed((dict(self.policies), self.open_world, self.rule))
-        except Exception as error:
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"Expected policies and worlds that can be sent to workers, found {error}: use "
                 "functions of a module, methods or functools.partial, no lambdas; or num_workers=0."
@@ -138,12 +139,18 @@ class _Attempts:
         self.runner = runner
 
     def __call__(self, keys: Group) -> Attempt:
-        """The results, and what went wrong after them, if anything."""
+        """The results, and what went wrong after them, if anything.
+
+        Raises:
+            ValueError: of a policy or a world that cannot be used at all.
+        """
         results = []
         try:
             for result in self.runner.run(keys):
                 results.append(result)
-        except Exception:
+        except ValueError:
+            raise  # cameras, sizes, OpenGL: the next episode would fail alike; a user can mend it
+        except Exception:  # simulators raise anything: counted, told, tried again, then left out
             return results, traceback.format_exc(limit=-4)
         return results, ""
 
@@ -156,7 +163,9 @@ def _start(
 
 def _start_worker(sent: bytes) -> _Attempts:
     torch.set_num_threads(1)  # as many processes as there are cores
-    return _start(*torch.load(io.BytesIO(sent), weights_only=False))  # made by `_packed`, above us
+    # `sent` is what `_packed` made, in our parent: no file, nothing of a user's. Makers are code
+    # and pass as pickles in any case, since processes are spawned.
+    return _start(*torch.load(io.BytesIO(sent), weights_only=False))
 
 
 def _packed(value: Any) -> bytes:
