@@ -41,11 +41,8 @@ class Material:
 
 
 def drive_material(recipe: WorldDreamerRecipe, seed: int, num_workers: int) -> Material:
-    """Training worlds, other worlds held out, and counterfactual pairs in those.
-
-    All worlds go through one pool of workers, because starting one takes seconds.
-    """
-    from maskworld.preparation.collect import ClipPlan, clips_of_world, map_worlds
+    """Training worlds, other worlds held out, and counterfactual pairs in those."""
+    from maskworld.preparation.collect import ClipPlan, clips_of_world
     from maskworld.preparation.counterfactuals import pairs_of_world, restyled_of_world
     from maskworld.worlds.drive import STYLES
 
@@ -54,27 +51,18 @@ def drive_material(recipe: WorldDreamerRecipe, seed: int, num_workers: int) -> M
     first = drive.seed + 1_000_000 * seed
     worlds = range(first, first + drive.num_worlds)
     held_out_worlds = range(first + 500_000, first + 500_000 + drive.num_held_out_worlds)
-    wanted: list[tuple[Any, range, int]] = [
-        (clips_of_world, worlds, drive.num_worlds * drive.clips_per_world),
-        (restyled_of_world, worlds[::3], drive.num_restyled),
-        (
+    wanted = [
+        Filming(clips_of_world, worlds, drive.num_worlds * drive.clips_per_world, plan),
+        Filming(restyled_of_world, worlds[::3], drive.num_restyled, plan),
+        Filming(
             clips_of_world,
             held_out_worlds,
             drive.num_held_out_worlds * drive.held_out_clips_per_world,
+            plan,
         ),
-        (pairs_of_world, held_out_worlds, drive.num_pairs),
+        Filming(pairs_of_world, held_out_worlds, drive.num_pairs, plan),
     ]
-    jobs, parts = [], []
-    for part, (function, part_worlds, count) in enumerate(wanted):
-        share = replace(plan, clips_per_world=-(-count // len(part_worlds)))
-        jobs += [(function, (world, share)) for world in part_worlds]
-        parts += [part] * len(part_worlds)
-    found: list[list[Any]] = [[] for _ in wanted]
-    for part, clips in zip(parts, map_worlds(run_job, jobs, num_workers), strict=True):
-        found[part] += clips
-    train, restyled, held_out, pairs = (
-        clips[:count] for clips, (_, _, count) in zip(found, wanted, strict=True)
-    )
+    train, restyled, held_out, pairs = film_worlds(wanted, num_workers)
     return Material(
         train=train,
         restyled=([pair[0] for pair in restyled], [pair[1] for pair in restyled]),
@@ -93,6 +81,37 @@ def drive_material(recipe: WorldDreamerRecipe, seed: int, num_workers: int) -> M
             "held_out_clips": len(held_out),
         },
     )
+
+
+@dataclass(frozen=True)
+class Filming:
+    """One kind of clips to film."""
+
+    of_world: Any
+    """From (world, plan) to what was filmed there: `clips_of_world`, `pairs_of_world`, ..."""
+    worlds: range
+    count: int
+    """In all; spread evenly over the worlds, what is too much is left out at the end."""
+    plan: Any
+    """A `ClipPlan`; its number of clips is set here."""
+
+
+def film_worlds(wanted: Sequence[Filming], num_workers: int) -> list[list[Any]]:
+    """What was filmed of each kind, world by world.
+
+    All go through one pool of workers, because starting one takes seconds.
+    """
+    from maskworld.preparation.collect import map_worlds
+
+    jobs, parts = [], []
+    for part, filming in enumerate(wanted):
+        share = replace(filming.plan, clips_per_world=-(-filming.count // len(filming.worlds)))
+        jobs += [(filming.of_world, (world, share)) for world in filming.worlds]
+        parts += [part] * len(filming.worlds)
+    found: list[list[Any]] = [[] for _ in wanted]
+    for part, clips in zip(parts, map_worlds(run_job, jobs, num_workers), strict=True):
+        found[part] += clips
+    return [clips[: filming.count] for clips, filming in zip(found, wanted, strict=True)]
 
 
 def run_job(job: tuple[Any, Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from maskworld.evaluation.results import Results
-from maskworld.evaluation.sensitivity import add_action_sensitivity, another_clip
+from maskworld.evaluation.sensitivity import add_action_sensitivity, disturbed_actions
 from maskworld.flow import SigmaSchedule, add_noise
 from maskworld.guidance import Guidance
 from maskworld.metrics.scores import ClipScores, concatenate
@@ -170,13 +170,8 @@ def score_flow_sensitivity(
     """
     if batch.actions is None:
         raise ValueError("Expected actions to disturb, found a batch without.")
-    actions, now = batch.actions, system.config.num_past
+    told = disturbed_actions(batch.actions, system.config.num_past, seed)
     batch = with_latents(system, batch)
-    order = another_clip(len(batch), torch.Generator().manual_seed(seed))
-    shuffled, mirrored = actions.clone(), actions.clone()
-    shuffled[:, now:] = actions[order, now:]
-    mirrored[:, now:, 1] *= -1
-    told = {"true": actions, "shuffled": shuffled, "mirrored": mirrored}
     errors = {
         name: velocity_errors(system, replace(batch, actions=rows), seed, num_draws=num_draws)
         for name, rows in told.items()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskworld.evaluation.results import Results
@@ -22,6 +22,18 @@ def another_clip(num_clips: int, generator: torch.Generator) -> Int[Tensor, " n"
     order = torch.empty_like(cycle)
     order[cycle] = cycle.roll(1)
     return order
+
+
+def disturbed_actions(
+    actions: Float[Tensor, "n t a"], num_given: int, seed: int
+) -> dict[str, Float[Tensor, "n t a"]]:
+    """ "true"; "shuffled": after the given frames, another clip's; "mirrored": after them, the yaw
+    rate (column 1) with its sign flipped."""
+    order = another_clip(len(actions), torch.Generator().manual_seed(seed))
+    shuffled, mirrored = actions.clone(), actions.clone()
+    shuffled[:, num_given:] = actions[order, num_given:]
+    mirrored[:, num_given:, 1] *= -1
+    return {"true": actions, "shuffled": shuffled, "mirrored": mirrored}
 
 
 def add_action_sensitivity(

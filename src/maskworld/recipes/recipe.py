@@ -139,9 +139,13 @@ class FilmData:
     num_worlds: int = 96
     """Training worlds."""
     clips_per_world: int = 16
+    """Of the front camera."""
+    rig_clips_per_world: int = 4
+    """Other drives, of all cameras."""
     num_held_out_worlds: int = 24
     """Worlds of the evaluation: no clip of theirs is ever trained on."""
     held_out_clips_per_world: int = 9
+    held_out_rig_clips_per_world: int = 4
     num_pairs: int = 100
     """Counterfactual pairs from the held-out worlds."""
     num_long: int = 6
