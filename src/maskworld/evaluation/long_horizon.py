@@ -67,6 +67,8 @@ class LongHorizon:
     by_drive: dict[str, list[float | None]]
     """Statistic -> the model's ratio of every drive; None where the real drive has 0."""
     verdicts: dict[str, Verdict]
+    psnr: dict[str, ClipScores]
+    """By drive and horizon."""
     ends: list[int]
     """The last frame of each horizon, counted from the start of the clip."""
 
@@ -145,7 +147,7 @@ def score_long_horizon(
             {who: parts.ratio(name, who, pieces).per_horizon for who in parts.names},
             len(groups),
         )
-    _add_psnr(results, parts, pieces, groups, rng)
+    by_horizon = _add_psnr(results, parts, pieces, groups, rng)
     if proxy_window is not None:
         _add_proxy(results, parts, pieces, groups, proxy_window, seed)
     change, deviation = (ratios[name] for name in VERDICT_STATISTICS)
@@ -166,7 +168,7 @@ def score_long_horizon(
         ),
         "verdicts": {who: str(verdict) for who, verdict in verdicts.items()},
     }
-    return LongHorizon(ratios, intervals, by_drive, verdicts, ends)
+    return LongHorizon(ratios, intervals, by_drive, verdicts, by_horizon, ends)
 
 
 class _Parts:
@@ -264,12 +266,15 @@ def _add_psnr(
     pieces: list[slice],
     groups: Int[np.ndarray, " n"],
     rng: np.random.Generator,
-) -> None:
+) -> dict[str, ClipScores]:
+    """All frames count alike in the mean; returned by horizon."""
     scores = {who: concatenate(found) for who, found in parts.kept_psnr.items()}
-    curves: dict[str, list[float | None]] = {
-        who: [float(found.total[:, piece].mean()) for piece in pieces]
+    by_horizon = {
+        who: np.stack([found.total[:, piece].mean(axis=1) for piece in pieces], axis=1)
         for who, found in scores.items()
     }
+    found_by_horizon = {who: ClipScores(x, np.ones_like(x)) for who, x in by_horizon.items()}
+    curves = {who: found.per_horizon for who, found in found_by_horizon.items()}
     curves["best_trivial"] = best_trivial(
         {who: curve for who, curve in curves.items() if who != "model"}, "higher"
     )
@@ -282,6 +287,7 @@ def _add_psnr(
         baselines={who: found.mean for who, found in scores.items() if who != "model"},
         per_horizon=curves,
     )
+    return found_by_horizon
 
 
 def _add_proxy(
