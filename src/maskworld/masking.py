@@ -198,19 +198,41 @@ class DroppedTokens:
     dropped: Bool[Tensor, "b t n"]
     """True = gone."""
 
+    @property
+    def gone(self) -> Int[Tensor, "b t m"]:
+        """Indices of the dropped tokens, in raster order; as many in every frame."""
+        return _where(self.dropped)
+
     def gather(self, x: Float[Tensor, "b t v n d"]) -> Float[Tensor, "b t v k d"]:
         """The tokens that are left."""
-        v, d = x.shape[2], x.shape[-1]
-        index = self.kept[:, :, None, :, None].expand(-1, -1, v, -1, d)
-        return x.gather(3, index)
+        return gather_tokens(x, self.kept)
 
     def scatter(
         self, x: Float[Tensor, "b t v k d"], fill: Float[Tensor, "b t v n d"]
     ) -> Float[Tensor, "b t v n d"]:
         """The tokens that are left at their places, `fill` elsewhere."""
-        v, d = x.shape[2], x.shape[-1]
-        index = self.kept[:, :, None, :, None].expand(-1, -1, v, -1, d)
-        return fill.scatter(3, index, x.to(fill.dtype))
+        return scatter_tokens(x, self.kept, fill)
+
+
+def gather_tokens(
+    x: Float[Tensor, "b t v n d"], index: Int[Tensor, "b t k"]
+) -> Float[Tensor, "b t v k d"]:
+    """The tokens at these places of every frame, in every view."""
+    v, d = x.shape[2], x.shape[-1]
+    return x.gather(3, index[:, :, None, :, None].expand(-1, -1, v, -1, d))
+
+
+def scatter_tokens(
+    x: Float[Tensor, "b t v k d"], index: Int[Tensor, "b t k"], fill: Float[Tensor, "b t v n d"]
+) -> Float[Tensor, "b t v n d"]:
+    """`x` at these places of every frame, in every view; `fill` elsewhere."""
+    v, d = x.shape[2], x.shape[-1]
+    return fill.scatter(3, index[:, :, None, :, None].expand(-1, -1, v, -1, d), x.to(fill.dtype))
+
+
+def _where(mask: Bool[Tensor, "b t n"]) -> Int[Tensor, "b t k"]:
+    places, (b, t, _) = mask.nonzero()[:, 2], mask.shape  # in raster order
+    return places.view(b, t, len(places) // (b * t))
 
 
 def drop_tokens(
@@ -246,5 +268,4 @@ def drop_tokens(
     if draws == b:
         dropped = dropped[:, None].expand(b, t, -1)
     dropped = dropped.reshape(b, t, rows * columns)
-    kept = (~dropped).nonzero()[:, 2].view(b, t, -1)  # nonzero goes in raster order
-    return DroppedTokens(kept, dropped)
+    return DroppedTokens(_where(~dropped), dropped)

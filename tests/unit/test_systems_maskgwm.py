@@ -124,7 +124,7 @@ def test_visible_tokens_keep_what_the_encoder_said() -> None:
     x = torch.randn(2, 6, 2, 32, 16, generator=seeded(4))
     tokens = drop_tokens("time_rowwise", (2, 6, 4, 8), 0.25, seeded())
     is_time = torch.tensor([True, False])
-    out = model.branch(x, None, torch.randn(2, 6, 16), is_time, tokens.dropped)
+    out = model.branch(x, None, torch.randn(2, 6, 16), is_time, tokens)
     gone = tokens.dropped[:, :, None, :, None].expand_as(x)
     assert torch.equal(out[~gone], x[~gone])
     assert bool((out != x)[gone].any(dim=-1).all())
@@ -161,6 +161,31 @@ def test_given_frames_are_clean_at_every_time_and_do_not_count() -> None:
     assert bool((seen["t"][:, :2] == 0).all())
     assert bool((seen["t"][:, 2:] > 0).all())
     assert loss.requires_grad
+
+
+def test_noise_on_given_frames_is_a_small_share_drawn_per_sample_at_time_0() -> None:
+    """The future, its times and its targets stay what they are without it."""
+    data, seen = batch(), []
+    assert data.latents is not None
+    for share in (0.0, 0.4):
+        model = loud(replace(CONFIG, min_given=2, max_given=2, given_noise=share))
+
+        def listen(z: Tensor, t: Tensor, given: int, conditions: Any) -> Tensor:
+            seen.append((z, t))
+            return z
+
+        model.run = listen  # type: ignore[method-assign]
+        model.training_loss(data, "video", seeded())
+    (clean, t_clean), (noisy_, t_noisy) = seen
+    assert torch.equal(t_clean, t_noisy)
+    assert torch.equal(clean[:, 2:], noisy_[:, 2:])
+    z0, apart = clean[:, :2], (noisy_ - clean)[:, :2]
+    # (1 - s) z0 + s eps lies s (eps - z0) apart, and eps has variance 1
+    share_of = [
+        float((apart[i].square().mean() / (1 + z0[i].square().mean())).sqrt()) for i in (0, 1)
+    ]
+    assert all(0 < found < 0.44 for found in share_of)
+    assert abs(share_of[0] - share_of[1]) > 0.02
 
 
 @pytest.mark.parametrize("stage", ["image", "video", "masked"])

@@ -15,12 +15,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskworld.flow import over_channels
-from maskworld.masking import DropKind
+from maskworld.masking import DropKind, DroppedTokens, gather_tokens, scatter_tokens
 from maskworld.nn.adaln import add_gated, modulate
 from maskworld.nn.attention import attend
 from maskworld.nn.feedforward import MLP
@@ -115,24 +115,28 @@ class MaskBranch(nn.Module):
         text: Float[Tensor, "btv m d"] | None,
         condition: Float[Tensor, "b t d"],
         is_time: Bool[Tensor, " b"],
-        dropped: Bool[Tensor, "b t n"],
+        tokens: DroppedTokens,
     ) -> Float[Tensor, "b t v n d"]:
         """x where tokens were left, F(x) where they were dropped.
 
         Args:
             is_time: which samples lost tokens frame by frame; they go through F_t, others F_s.
         """
-        guessed = torch.empty_like(x)
+        gone = tokens.gone
+        if not gone.shape[-1]:
+            return x
+        guessed = gather_tokens(x, gone)
         for rows, blocks, over_time in ((~is_time, self.space, False), (is_time, self.time, True)):
             if not bool(rows.any()):
                 continue
             y, words = x[rows], None
             if text is not None:
                 words = text.unflatten(0, (len(x), -1))[rows].flatten(0, 1)
-            for block in blocks:
-                y = block(y, words, condition[rows], over_time)
+            for index, block in enumerate(blocks):
+                asked = gone[rows] if index == len(blocks) - 1 else None
+                y = block(y, words, condition[rows], over_time, asked)
             guessed[rows] = y
-        return torch.where(dropped[:, :, None, :, None], guessed, x)
+        return scatter_tokens(guessed, gone, x)
 
 
 class BranchBlock(nn.Module):
@@ -161,27 +165,36 @@ class BranchBlock(nn.Module):
         text: Float[Tensor, "btv m d"] | None,
         condition: Float[Tensor, "b t d"],
         over_time: bool,
-    ) -> Float[Tensor, "b t v n d"]:
-        b, t, v = x.shape[:3]
+        asked: Int[Tensor, "b t k"] | None = None,
+    ) -> Float[Tensor, "b t v k d"]:
+        """All tokens, or those that are asked for: all are attended to, and the rest is done for
+        the asked alone."""
+        b, t, v, n, _ = x.shape
         parts = self.table + self.modulation(F.silu(condition)).unflatten(-1, (6, -1))
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (
-            repeat(part, "b t d -> (b t v) 1 d", v=v) for part in parts.unbind(2)
-        )
-        y = x.flatten(0, 2)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts.flatten(0, 1).split(1, dim=1)
+        y = x.reshape(b * t, v * n, -1)
         h = modulate(plain_norm(y), shift, scale)
-        heads = [layer(h) for layer in (self.query, self.key, self.value)]
-        for i, norm in enumerate((self.norm_query, self.norm_key)):
-            heads[i] = norm(heads[i].unflatten(-1, (self.num_heads, -1))).flatten(-2)
+        query, key, value = (layer(h) for layer in (self.query, self.key, self.value))
+        query, key = (
+            norm(part.unflatten(-1, (self.num_heads, -1))).flatten(-2)
+            for norm, part in ((self.norm_query, query), (self.norm_key, key))
+        )
         if over_time:
-            pattern = "(b t v) n d -> (b v n) t d"
-            heads = [rearrange(part, pattern, b=b, t=t) for part in heads]
-            said = attend(heads[0], heads[1], heads[2], self.num_heads)
-            said = rearrange(said, "(b v n) t d -> (b t v) n d", b=b, v=v)
+            heads = (rearrange(p, "(b t) m d -> (b m) t d", b=b) for p in (query, key, value))
+            said = attend(*heads, self.num_heads)
+            said = rearrange(said, "(b m) t d -> b t m d", b=b)
         else:
-            said = attend(heads[0], heads[1], heads[2], self.num_heads)
-        y = add_gated(y, self.out(said), gate)
+            heads = (p.unflatten(1, (v, n)).flatten(0, 1) for p in (query, key, value))
+            said = attend(*heads, self.num_heads)
+        said = said.reshape(x.shape)
+        if asked is not None:
+            x, said = gather_tokens(x, asked), gather_tokens(said, asked)
+        y = x.reshape(b * t, -1, x.shape[-1])
+        y = add_gated(y, self.out(said.reshape(y.shape)), gate)
         if self.cross is not None and text is not None:
             to_query, to_key, to_value, out = self.cross
-            y = y + out(attend(to_query(y), to_key(text), to_value(text), self.num_heads))
+            query = to_query(y).reshape(b * t * v, -1, y.shape[-1])
+            read = attend(query, to_key(text), to_value(text), self.num_heads)
+            y = y + out(read).reshape(y.shape)
         y = add_gated(y, self.ffn(modulate(plain_norm(y), ffn_shift, ffn_scale)), ffn_gate)
-        return y.unflatten(0, (b, t, v))
+        return y.view(x.shape)

@@ -28,22 +28,25 @@ class TemporalBlock(nn.Module):
     Each part adds f_b(f_scale(m_c tau) z + f_shift(m_c tau)) to z, on the normed z as everywhere in
     the network; m_c tau is the frame's time, 0 on given frames. All three outputs start at zero.
     Embedded actions are added to the keys and values of the second attention, where every image
-    reads its own frame's text; a network without text reads one learned state instead.
+    reads its own frame's text. A network without text has one learned state to read, to which any
+    query gives the weight 1: there the state and the action are added as they are.
 
     Reference: MaskGWM, section 3.1 and Eq. 5.
     """
 
     def __init__(self, dim: int, num_heads: int, has_text: bool, action_dim: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.has_text = num_heads, has_text
         self.frame = MLP(256, dim, dim)
-        self.modulation = nn.Linear(dim, 6 * dim)
+        self.modulation = nn.Linear(dim, (6 if has_text else 4) * dim)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
-        self.cross_query, self.cross_key, self.cross_value, self.cross_out = (
-            nn.Linear(dim, dim) for _ in range(4)
-        )
-        self.no_text = None if has_text else nn.Parameter(torch.zeros(1, 1, dim))
-        self.action = nn.Linear(action_dim, 2 * dim) if action_dim else None
+        if has_text:
+            self.cross_query, self.cross_key = (nn.Linear(dim, dim) for _ in range(2))
+        else:
+            self.no_text = nn.Parameter(torch.zeros(dim))
+        self.cross_value, self.cross_out = (nn.Linear(dim, dim) for _ in range(2))
+        pushed = (2 if has_text else 1) * dim
+        self.action = nn.Linear(action_dim, pushed) if action_dim else None
         self.ffn = MLP(dim, 4 * dim, dim)
         silent = [self.out, self.cross_out, self.ffn.down]
         for linear in [*silent, *([self.action] if self.action is not None else [])]:
@@ -60,45 +63,65 @@ class TemporalBlock(nn.Module):
     ) -> Float[Tensor, "b t v n d"]:
         """`hidden`: True = not seen by other frames' tokens; each token always sees itself."""
         b, t, v, n, _ = x.shape
-        parts = self.modulation(F.silu(condition)).chunk(6, dim=-1)
+        parts = self.modulation(F.silu(condition)).flatten(0, 1).unsqueeze(1)
+        pairs = parts.chunk(3 if self.has_text else 2, dim=-1)
 
         def at(y: Tensor, number: int) -> Tensor:  # Eq. 5
-            shift, scale = (repeat(p, "b t d -> (b v n) t d", v=v, n=n) for p in parts[number:][:2])
+            shift, scale = pairs[number].chunk(2, dim=-1)
             return modulate(plain_norm(y), shift, scale)
 
-        y = rearrange(x, "b t v n d -> (b v n) t d")
         frames = torch.arange(t, device=x.device, dtype=torch.float32)
-        h = at(y + self.frame(sinusoids(frames).to(x.dtype)), 0)
+        order = self.frame(sinusoids(frames).to(x.dtype))
+        y = x.reshape(b * t, v * n, -1)  # only heads change their order
+        h = at((x + order[:, None, None]).reshape(y.shape), 0)
+        y = y + self.out(self._attend_over_time(h, (b, t, v, n), hidden))
+        if self.has_text:
+            y = y + self._read(at(y, 1), text, actions, (b, t, v))
+        else:
+            state = self.no_text.expand(b, t, -1)
+            if self.action is not None and actions is not None:
+                state = self.cross_value(state) + self.action(actions)
+            else:
+                state = self.cross_value(state)
+            y = y + self.cross_out(state).flatten(0, 1)[:, None]
+        y = y + self.ffn(at(y, -1))
+        return y.view(x.shape)
+
+    def _attend_over_time(
+        self,
+        h: Float[Tensor, "bt vn d"],
+        shape: tuple[int, int, int, int],
+        hidden: Bool[Tensor, "b t v n"] | None,
+    ) -> Float[Tensor, "bt vn d"]:
+        b, t, _, _ = shape
+        heads = (
+            rearrange(layer(h), "(b t) m d -> (b m) t d", b=b)
+            for layer in (self.query, self.key, self.value)
+        )
         mask = None
         if hidden is not None:
             may = rearrange(~hidden, "b t v n -> (b v n) 1 1 t")
-            mask = may | torch.eye(t, dtype=torch.bool, device=x.device)
-        said = attend(self.query(h), self.key(h), self.value(h), self.num_heads, mask)
-        y = y + self.out(said)
-        y = y + self._read(at(y, 2), text, actions, (b, v, n))
-        y = y + self.ffn(at(y, 4))
-        return rearrange(y, "(b v n) t d -> b t v n d", b=b, v=v)
+            mask = may | torch.eye(t, dtype=torch.bool, device=h.device)
+        said = attend(*heads, self.num_heads, mask)
+        return rearrange(said, "(b m) t d -> (b t) m d", b=b)
 
     def _read(
         self,
-        h: Float[Tensor, "bvn t d"],
+        h: Float[Tensor, "bt vn d"],
         text: Float[Tensor, "btv m d"] | None,
         actions: Float[Tensor, "b t a"] | None,
         shape: tuple[int, int, int],
-    ) -> Float[Tensor, "bvn t d"]:
+    ) -> Float[Tensor, "bt vn d"]:
         """What each image reads of its frame's text and action."""
-        (b, v, _), t = shape, h.shape[1]
         if text is None:
-            assert self.no_text is not None
-            text = self.no_text.expand(b * t * v, 1, -1)
+            raise ValueError("Expected text for a network with text_dim, found none.")
         key, value = self.cross_key(text), self.cross_value(text)
         if self.action is not None and actions is not None:
-            pushed = repeat(self.action(actions), "b t d -> (b t v) 1 d", v=v)
+            pushed = repeat(self.action(actions), "b t d -> (b t v) 1 d", v=shape[2])
             to_key, to_value = pushed.chunk(2, dim=-1)
             key, value = key + to_key, value + to_value
-        query = rearrange(self.cross_query(h), "(b v n) t d -> (b t v) n d", b=b, v=v)
-        said = self.cross_out(attend(query, key, value, self.num_heads))
-        return rearrange(said, "(b t v) n d -> (b v n) t d", b=b, v=v)
+        query = rearrange(self.cross_query(h), "bt (v n) d -> (bt v) n d", v=shape[2])
+        return self.cross_out(attend(query, key, value, self.num_heads)).reshape(h.shape)
 
 
 class ViewBlock(nn.Module):

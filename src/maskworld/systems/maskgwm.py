@@ -41,7 +41,7 @@ from maskworld.backbones.mmdit import MMDiT, MMDiTConfig
 from maskworld.conditioning.priors import MIN_TIME, measured_variance
 from maskworld.conditioning.signals import VISTA_SIGNALS, Signal, SignalEncoder
 from maskworld.conditioning.text import SmallTextConfig, T5TextConfig, build_text_encoder
-from maskworld.flow import TimeSampling, add_noise, linear_velocity
+from maskworld.flow import TimeSampling, add_noise, interpolate, linear_velocity
 from maskworld.guidance import drop_conditions
 from maskworld.interfaces import VelocityModel
 from maskworld.masking import DroppedTokens, drop_tokens
@@ -93,6 +93,10 @@ class MaskGWMConfig:
     max_given: int = 3
     """0 to this many first frames are given, drawn per batch."""
     min_given: int = 0
+    given_noise: float = 0.0
+    """In training, given frames hold a share of noise drawn per sample from 0 to this, and still
+    have t = 0: long rollouts then start each round from frames like those they learnt on. Ours; 0
+    in the paper."""
     p_drop_text: float = 0.1
     """[?]."""
     p_drop_signal: float = 0.15
@@ -128,6 +132,10 @@ class MaskGWMConfig:
                 f"{self.max_given} and {self.num_frames}."
             )
         unit = stride * network.patch_size
+        if not 0 <= self.given_noise < 1:
+            raise ValueError(
+                f"Expected given_noise in [0, 1), found {self.given_noise}: 0 is the paper's."
+            )
         if any(side % unit for side in self.frame_size):
             raise ValueError(
                 f"Expected frames with sides of multiples of {unit} (latents of {stride}, patches "
@@ -262,6 +270,9 @@ class MaskGWM(nn.Module, ReleaseMixin):
         times = config.times.sample(b, t, 1, generator).to(z0)
         noisy = add_noise(z0.flatten(2), eps.flatten(2), times, context)
         z = noisy.z.view_as(z0)
+        if config.given_noise and given:
+            share = torch.rand(b, generator=generator, device=generator.device) * config.given_noise
+            z[:, :given] = interpolate(z0[:, :given], eps[:, :given], share.to(z0))
         conditions = self.conditions(
             prompt,
             b,
@@ -325,7 +336,7 @@ class MaskGWM(nn.Module, ReleaseMixin):
         if not masks.hides_given:
             fill = torch.cat([x[:, :num_given], fill[:, num_given:]], dim=1)
         x = tokens.scatter(seen, fill)
-        x = self.branch(x, text, condition, is_time, tokens.dropped)  # F
+        x = self.branch(x, text, condition, is_time, tokens)  # F
         rest = range(encoder + 1, network.config.num_layers + 1)
         x, _ = network.run(x, text, condition, actions, rows=grid[0], layers=rest)  # D
         return self._finish(x, condition, grid, prior)
