@@ -20,7 +20,8 @@ def open_parquet(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is missing: copy the dataset again, all of it.")
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        # Reading ahead gains nothing of a mapped file, and Arrow's threads for it have hung.
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(damaged(path, error)) from error
 
