@@ -69,13 +69,22 @@ def _with_actions(
     return replace(config, action_dim=width, action_scale=scale, integrate_actions=False)
 
 
-def actions_of(source: Source | list[str], num_episodes: int = 32) -> np.ndarray:
-    """Actions of some episodes, all in rows; no row where there are none."""
+def actions_of(
+    source: Source | list[str], num_episodes: int = 32, *, unknown: bool = False
+) -> np.ndarray:
+    """Actions of some episodes, all in rows; no row where there are none.
+
+    Args:
+        unknown: NaN may stand for what is not known.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
     if isinstance(source, list):
         return np.zeros((0, 0))
     numbers = np.linspace(0, len(source) - 1, min(num_episodes, len(source))).astype(int)
     rows = [actions for i in numbers if (actions := source.episode(int(i)).actions) is not None]
-    if any(not np.isfinite(part).all() for part in rows):
+    if any(not (np.isfinite(part) | (np.isnan(part) & unknown)).all() for part in rows):
         raise ValueError(
             f"Expected finite actions in {source.name}, found NaN or infinity: mend or drop the "
             "recordings without actions."

@@ -108,7 +108,7 @@ def _config(
 ) -> tuple[ReWorldConfig, ReWorld | None, FlowSampling]:
     """The config that the recipe, the options and the data ask for."""
     asked: dict[str, Any] = {
-        "num_frames": options.num_frames,
+        "num_frames": options.window,
         "frame_size": options.frame_size,
         "fps": options.fps,
     }

@@ -128,7 +128,7 @@ def run_robot_training(options: TrainOptions, recipe: MaskWorldModelRecipe) -> N
 
 
 def _refuse(options: TrainOptions) -> None:
-    given = [name for name in NOT_OF_ROBOTS if getattr(options, name) not in (None, False)]
+    given = [name for name in NOT_OF_ROBOTS if getattr(options, name) not in (None, (), False)]
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(

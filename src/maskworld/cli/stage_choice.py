@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 from maskworld.cli.errors import nearest
 from maskworld.cli.train import TrainOptions
-from maskworld.tokenizers.latent import LatentConfig, PretrainedVideoVAEConfig
+from maskworld.tokenizers.latent import (
+    LatentConfig,
+    PretrainedImageVAEConfig,
+    PretrainedVideoVAEConfig,
+)
 from maskworld.training.config import Stage
 
 
@@ -88,6 +92,13 @@ def tokenizer_asked_for(
                 "folder of Lightricks/LTX-Video."
             )
         return PretrainedVideoVAEConfig.of(options.tokenizer)
+    if isinstance(config, PretrainedImageVAEConfig):
+        if options.tokenizer is None:
+            raise ValueError(
+                f"Expected --tokenizer with the published image VAE for {recipe}: the `vae` folder "
+                "of stabilityai/stable-diffusion-3-medium-diffusers."
+            )
+        return PretrainedImageVAEConfig.of(options.tokenizer)
     if options.tokenizer is not None:
         raise ValueError(
             f"Expected no --tokenizer for {recipe}, which trains its own: leave it out, or "

@@ -9,7 +9,7 @@ from typing import Any
 from maskworld.data.dataset import ImageDataset
 from maskworld.data.loader import make_loader
 from maskworld.data.sources.tar_shards import TarShardStream
-from maskworld.recipes.open import Dataset, Source
+from maskworld.recipes.open import Dataset
 from maskworld.training.config import Stage
 from maskworld.training.distributed import derive_seed
 
@@ -23,6 +23,8 @@ class Windows:
     """Height, width."""
     has_experts: bool = False
     """Only windows in which an expert drove, with its plan."""
+    are_images: bool = False
+    """Independent single frames instead of windows."""
 
 
 OpenDataset = Callable[[Any, Windows], Any]
@@ -40,7 +42,7 @@ class StageData:
 
     def __init__(
         self,
-        sources: Sequence[Source | list[str]],
+        sources: Sequence[Any],
         windows: Windows,
         open_one: OpenDataset,
         *,

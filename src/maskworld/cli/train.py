@@ -10,6 +10,7 @@ import tyro
 
 Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+Counts = Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TrainOptions:
       maskworld train mask-world-model-tiny --data robot/ --color-jitter --out run
       maskworld train mask-world-model-tiny --data videos_with_masks/ --stages dynamics --out run
       maskworld train mask-world-model-tiny --data task/ --start-at policy --init run/model
+      maskworld train maskgwm-tiny --data drives/ --cameras front front_left --out run
+      maskworld train maskgwm-tiny --data drives/ --no-reconstruction --out baseline
       torchrun --nproc-per-node 8 -m maskworld train worlddreamer-paper --tokenizer vqvae/ \\
         --data "web-{000..099}.tar" --out run
     """
@@ -39,10 +42,11 @@ class TrainOptions:
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """Which recipe: `maskworld recipes` lists them."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = ()
-    """What to train on, one or several: a video, a folder of videos or of images, a LeRobot
-    dataset, nuScenes, logs of nuPlan (*.db) or OpenScene (*.jsonl), comma2k19, demonstrations of
-    LIBERO (*.hdf5) or RLBench, tar shards ("web-{000..099}.tar"), a .npy of tokens. Masks that
-    `maskworld data segment` made beside a robot's recordings are found."""
+    """What to train on, one or several: a video, a folder of videos or of images, folders of
+    numbered frames (OpenDV-2K), a LeRobot dataset, nuScenes, Waymo, logs of nuPlan (*.db) or
+    OpenScene (*.jsonl), comma2k19, demonstrations of LIBERO (*.hdf5) or RLBench, tar shards
+    ("web-{000..099}.tar"), a .npy of tokens. Masks that `maskworld data segment` made beside a
+    robot's recordings are found."""
     out: Path = Path("run")
     """The run folder."""
     weights: Annotated[
@@ -55,21 +59,31 @@ class TrainOptions:
     """Start from a trained model, at this or another length and frame size; its tokenizer stays."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Published tokenizer weights, for recipes that stand on them: aMUSEd's VQ for WorldDreamer,
-    LTX-Video's VAE for ReWorld and Mask World Model (the file or its folder)."""
+    LTX-Video's VAE for ReWorld and Mask World Model (the file or its folder), SD3's VAE for
+    MaskGWM (its folder)."""
     video_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = (
         None
     )
-    """Published LTX-Video transformer that their video tower starts from (the file or its folder);
-    it must be of the recipe's shape."""
+    """Published transformer to start from, of the recipe's shape (the file or its folder):
+    LTX-Video's for ReWorld and Mask World Model, Stable Diffusion 3's for MaskGWM."""
     stages: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="STAGE ...", help_behavior_hint="(default: all)")
     ] = ()
     """Which stages to train, in the recipe's order. ReWorld: video, action, joint; or standard
     alone, which trains video and actions at once (Eq. 5). Mask World Model: dynamics, which needs
-    masks and no actions; policy, which needs actions and no masks. A tokenizer that learns is
-    always trained first, unless --init brings one."""
+    masks and no actions; policy, which needs actions and no masks. MaskGWM: image (single frames),
+    video, masked. A tokenizer that learns is always trained first, unless --init brings one."""
     start_at: Annotated[str | None, tyro.conf.arg(metavar="STAGE", help_behavior_hint="")] = None
     """The first of these stages to train; those before it come from --init."""
+    cameras: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")
+    ] = ()
+    """MaskGWM: which cameras, in this order (front, front_left, ...; CAM_FRONT is front); default:
+    the recipe's number of those that the data have, from the front one on. Recordings of the first
+    camera alone may stand beside those of all."""
+    no_reconstruction: bool = False
+    """MaskGWM: hide no tokens in any stage: the baseline of the paper's ablation, with the same
+    network, data and steps."""
     target: Annotated[Literal["mask", "rgb"] | None, tyro.conf.arg(help_behavior_hint="")] = None
     """What Mask World Model predicts: masks, or pictures (the baseline of the same size, which
     needs no masks); default: the recipe's."""
@@ -124,8 +138,9 @@ class TrainOptions:
     """Clips per step and process; default: the recipe's."""
     learning_rate: Number = None
     """Peak learning rate; default: the recipe's."""
-    num_frames: Count = None
-    """Frames of a training window; default: the recipe's."""
+    num_frames: Counts = ()
+    """Frames of a training window; default: the recipe's. MaskGWM takes several lengths (16 20 24)
+    and draws one for every batch."""
     frame_size: Annotated[
         tuple[int, int] | None, tyro.conf.arg(metavar="HEIGHT WIDTH", help_behavior_hint="")
     ] = None
@@ -153,6 +168,21 @@ class TrainOptions:
     """Steps between samples in RUN/samples, 0 = none; default: four times per stage."""
     tracker: Literal["none", "wandb", "trackio"] = "none"
     """A service to report to, besides TensorBoard."""
+
+    @property
+    def window(self) -> int | None:
+        """The one length of --num-frames; None if not given.
+
+        Raises:
+            ValueError: several.
+        """
+        if len(self.num_frames) > 1:
+            lengths = " ".join(map(str, self.num_frames))
+            raise ValueError(
+                f"Expected one --num-frames for {self.recipe}, found {lengths}: only MaskGWM "
+                "trains on several lengths."
+            )
+        return self.num_frames[0] if self.num_frames else None
 
 
 def train(options: TrainOptions) -> None:

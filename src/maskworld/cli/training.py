@@ -32,7 +32,12 @@ from maskworld.recipes.open import (
     open_source,
     save_release,
 )
-from maskworld.recipes.recipe import MaskWorldModelRecipe, ReWorldRecipe, WorldDreamerRecipe
+from maskworld.recipes.recipe import (
+    MaskGWMRecipe,
+    MaskWorldModelRecipe,
+    ReWorldRecipe,
+    WorldDreamerRecipe,
+)
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.worlddreamer import WorldDreamer, WorldDreamerConfig
 from maskworld.tokenizers.patch import PatchTokenizer
@@ -63,6 +68,10 @@ REWORLD_OPTIONS = (
     "metric",
 )
 """Of `TrainOptions`."""
+FLOW_OPTIONS = ("stages", "start_at", "video_weights")
+"""Of ReWorld's, those that MaskGWM has too."""
+MASKGWM_OPTIONS = ("cameras", "no_reconstruction")
+"""Of `TrainOptions`."""
 ROBOT_OPTIONS = ("target", "color_jitter", "recolor")
 """Of `TrainOptions`."""
 
@@ -71,12 +80,21 @@ def run_training(options: TrainOptions) -> None:
     """Everything that can be wrong with the settings and the data is found before the run folder
     is made; a run that fails before its first checkpoint leaves none."""
     recipe = load_recipe(options.recipe)
+    if not isinstance(recipe, MaskGWMRecipe):
+        _refuse(options, MASKGWM_OPTIONS, "of MaskGWM", "other systems see what the data show.")
     if isinstance(recipe, MaskWorldModelRecipe):
         from maskworld.cli.robot_training import run_robot_training
 
         run_robot_training(options, recipe)
         return
     _refuse(options, ROBOT_OPTIONS, "of Mask World Model", "other systems have no masks to train.")
+    if isinstance(recipe, MaskGWMRecipe):
+        from maskworld.cli.maskgwm_training import run_maskgwm_training
+
+        planning = [name for name in REWORLD_OPTIONS if name not in FLOW_OPTIONS]
+        _refuse(options, planning, "of ReWorld", "MaskGWM plans nothing.")
+        run_maskgwm_training(options, recipe)
+        return
     if isinstance(recipe, ReWorldRecipe):
         from maskworld.cli.reworld_training import run_reworld_training
 
@@ -197,7 +215,7 @@ def _build_system(
 
 def _asked(options: TrainOptions, config: WorldDreamerConfig) -> WorldDreamerConfig:
     asked: dict[str, Any] = {
-        "num_frames": options.num_frames,
+        "num_frames": options.window,
         "frame_size": options.frame_size,
         "fps": options.fps,
     }
@@ -299,7 +317,7 @@ def with_settings(options: TrainOptions, stage: Stage, draws: bool = True) -> St
     stage = shortened(stage, options.steps)
     given = {name: value for name, value in asked.items() if value is not None}
     given.setdefault("sample_every", max(1, stage.num_steps // 4) if draws else 0)
-    windows = {"num_frames": options.num_frames, "frame_size": options.frame_size}
+    windows = {"num_frames": options.window, "frame_size": options.frame_size}
     given |= {name: None for name, value in windows.items() if value is not None}
     return replace(stage, **given, compile=options.compile or stage.compile)
 

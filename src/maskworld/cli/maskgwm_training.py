@@ -1,0 +1,472 @@
+"""The work of `maskworld train maskgwm-...`: its stages in turn on the user's data."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from torch import Tensor
+
+from maskworld.cli.adapt import actions_of
+from maskworld.cli.maskgwm_data import (
+    Recordings,
+    check_rates,
+    choose_cameras,
+    open_maskgwm_data,
+    open_recordings,
+    read_cameras,
+    say_what_is_read,
+    write_cameras,
+)
+from maskworld.cli.maskgwm_signals import (
+    are_unnamed,
+    column_places,
+    fitted_signals,
+    source_columns,
+)
+from maskworld.cli.reworld_training import _stage_of
+from maskworld.cli.stage_choice import (
+    asked_stages,
+    kind_of,
+    refuse_beside_init,
+    rows_asked_for,
+    split_tokenizer,
+    tokenizer_asked_for,
+)
+from maskworld.cli.stage_data import StageData, describe
+from maskworld.cli.train import TrainOptions
+from maskworld.cli.training import (
+    check_run,
+    clean_run_folder,
+    shortened,
+    with_settings,
+    write_sample,
+)
+from maskworld.conditioning.signals import Signal
+from maskworld.nn.config_io import config_to_json
+from maskworld.nn.weights_io import load_state_tensors, state_tensors
+from maskworld.recipes.open import drives_of, load_maskgwm, save_release
+from maskworld.recipes.recipe import MaskGWMRecipe
+from maskworld.samplers.flow_sampling import FlowSampling
+from maskworld.systems.maskgwm import MaskGWM, MaskGWMConfig
+from maskworld.tokenizers.causal_patch import CausalPatchTokenizer
+from maskworld.tokenizers.causal_vae import CausalVAE
+from maskworld.tokenizers.image_latents import encode_images
+from maskworld.tokenizers.latent import PretrainedImageVAEConfig
+from maskworld.training.config import Stage
+from maskworld.training.distributed import derive_seed, processes_from_environment
+from maskworld.training.loop import train
+from maskworld.types import Batch, Prompt
+
+FIT_FRAMES = 640
+"""Frames that patch latents and statistics of latents are fitted on."""
+ADDED = (".temporal.", ".views.", "signals.", "modulation.", "mask_tokens.", "branch.")
+"""Parts of names of what later stages put into a network: it starts fresh where a model of --init
+has none of it."""
+LEFT_OUT = ("mask_tokens.", "branch.")
+"""Beginnings of the names of what --no-reconstruction takes out of such a model."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run starts from."""
+
+    config: MaskGWMConfig
+    initial: MaskGWM | None
+    sampling: FlowSampling
+    cameras: list[str]
+    lengths: list[int]
+    """Of the clips; the config has the longest."""
+
+
+def run_maskgwm_training(options: TrainOptions, recipe: MaskGWMRecipe) -> None:
+    """Everything that can be wrong with the settings and the data is found before the run folder
+    is made; a run that fails before its first checkpoint leaves none."""
+    has_checkpoint = check_run(options)
+    chosen = choose_maskgwm_stages(options, recipe)
+    recordings, plan = _plan(options, recipe)
+    stages = _with_settings(options, chosen, plan)
+    _check_sizes(stages, plan.config)
+    stride = recipe.clip_stride if options.clip_stride is None else options.clip_stride
+    data = open_maskgwm_data(options, recordings, plan.config, stride, plan.lengths)
+    _check_stages(stages, data)
+    system = _build_system(options, plan, is_resumed=has_checkpoint)
+    processes = processes_from_environment()
+    if processes.is_main:
+        say_what_is_read(recordings, plan.cameras, plan.config)
+        for dataset in {id(d): d for s in stages for d in data.datasets_of(s)}.values():
+            print(describe(dataset), file=sys.stderr)
+    with clean_run_folder(options.out):
+        if not has_checkpoint and plan.initial is None:  # else it is fitted already
+            _fit(system, data, options.seed)
+        result = train(
+            system,
+            stages,
+            _Batches(system, data, options, is_new=plan.initial is None),
+            options.out,
+            seed=options.seed,
+            device=options.device,
+            resume=options.resume,
+            config=_record(options, recipe, plan, stride),
+            on_sample=_Sampler(options, data, plan.sampling),
+            tracker=options.tracker,
+        )
+        if processes.is_main:
+            save_release(system.cpu(), options.out / "model", plan.sampling)
+            write_cameras(options.out / "model", plan.cameras)
+    if processes.is_main:
+        model = options.out / "model"
+        print(
+            f"Trained {result.step} steps, last loss {result.loss:.4f} -> {model}\n"
+            f"Score it:  maskworld evaluate {model} --data HELD_OUT\n"
+            f"Dream:     maskworld generate {model} --video PAST --num-frames 200 --out dream.mp4"
+        )
+
+
+# ---------------------------------------------------------------------------------------- stages
+
+
+def choose_maskgwm_stages(options: TrainOptions, recipe: MaskGWMRecipe) -> list[Stage]:
+    """The recipe's stages that the user asks for, all by default. The tokenizer's own is left out
+    with --init.
+
+    Raises:
+        ValueError: unknown names, both ways of asking, or a stage whose forerunners nobody trains.
+    """
+    tokenizer, rows = split_tokenizer(options, recipe.stages)
+    asked_stages(options, recipe.name, rows)
+    return [*tokenizer, *rows_asked_for(options, rows)]
+
+
+def _with_settings(options: TrainOptions, stages: Sequence[Stage], plan: Plan) -> list[Stage]:
+    """The stages with the user's settings; single frames have no future to draw."""
+    if options.tokenizer_steps is not None and all(s.name != "tokenizer" for s in stages):
+        warnings.warn("--tokenizer-steps has no effect: no tokenizer is trained", stacklevel=3)
+    one = replace(options, num_frames=options.num_frames[:1])
+    found = []
+    for stage in stages:
+        if stage.name == "tokenizer":
+            found.append(shortened(stage, options.tokenizer_steps))
+            continue
+        found.append(with_settings(one, stage, draws=kind_of(stage) != "image"))
+    return found
+
+
+def _check_sizes(stages: Sequence[Stage], config: MaskGWMConfig) -> None:
+    """Checks that every stage's frames make whole tokens, and that masks drop whole ones.
+
+    Raises:
+        ValueError: other sizes; names the nearest.
+    """
+    unit = config.tokenizer.stride * config.network.patch_size
+    masks, columns = config.reconstruction, 1
+    if masks is not None:  # as many columns as a row needs to lose a whole number
+        columns = next(n for n in range(1, 1000) if abs(n * masks.ratio % 1 - 0.5) > 0.499)
+    for stage in stages:
+        height, width = stage.frame_size or config.frame_size
+        step = unit * (columns if stage.name.startswith("masked") else 1)
+        if height % unit or width % step:
+            nearest = max(1, round(height / unit)) * unit, max(1, round(width / step)) * step
+            why = "" if step == unit else f", of which masks drop {masks.ratio:g} of a row"  # type: ignore[union-attr]
+            raise ValueError(
+                f"Expected frames of a height in multiples of {unit} and a width in multiples of "
+                f"{step} (tokens of {unit} pixels{why}), found {height} {width} in stage "
+                f"{stage.name}: pass --frame-size {nearest[0]} {nearest[1]}."
+            )
+
+
+def _check_stages(stages: Sequence[Stage], data: StageData) -> None:
+    """Opens the data of all stages."""
+    for stage in stages:
+        if not data.datasets_of(stage):
+            raise ValueError(
+                f"Expected recordings for stage {stage.name}, found single images only: give "
+                "videos too, or train on the images alone with --stages image."
+            )
+
+
+# ---------------------------------------------------------------------------------------- system
+
+
+def _plan(options: TrainOptions, recipe: MaskGWMRecipe) -> tuple[list[Recordings], Plan]:
+    """What the recipe or the model, the options and the data ask for."""
+    asked: dict[str, Any] = {
+        "num_frames": max(options.num_frames) if options.num_frames else None,
+        "frame_size": options.frame_size,
+        "fps": options.fps,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if options.init is None:
+        initial, sampling, base = None, recipe.sampling, recipe.system
+        tokenizer = tokenizer_asked_for(
+            options, base.tokenizer, recipe.name, "maskgwm-long-paper or maskgwm-mview-paper"
+        )
+        base = replace(base, tokenizer=tokenizer)
+        known: list[str] = []
+    else:
+        refuse_beside_init(options, ("tokenizer", "video_weights"))
+        release = load_maskgwm(options.init)
+        initial, sampling, base = release.system, release.decoding, release.system.config
+        known = read_cameras(options.init, base.num_views)
+    # a model of one camera may be trained on with those that the recipe has
+    grows = initial is not None and base.num_views == 1 < recipe.system.num_views
+    num_views = recipe.system.num_views if grows or initial is None else base.num_views
+    cameras = choose_cameras(options.data, num_views, options.cameras, [] if grows else known)
+    recordings = open_recordings(options.data, cameras)
+    config = _with_cameras(replace(base, **asked), recipe, cameras, is_new=initial is None)
+    config = _with_signals(config, recipe, recordings, is_new=initial is None)
+    grew = config.num_views > 1 == base.num_views
+    masks = None if grew else config.reconstruction  # view blocks need rows of one length
+    masks = masks or recipe.system.reconstruction
+    config = replace(config, reconstruction=None if options.no_reconstruction else masks)
+    for each in recordings:
+        check_rates(each, config.fps)
+    lengths = sorted(set(options.num_frames)) or [config.num_frames]
+    if lengths[0] <= config.max_given:
+        raise ValueError(
+            f"Expected --num-frames above {config.max_given}, as up to so many frames are given, "
+            f"found {lengths[0]}."
+        )
+    return recordings, Plan(config, initial, sampling, cameras, lengths)
+
+
+def _with_cameras(
+    config: MaskGWMConfig, recipe: MaskGWMRecipe, cameras: Sequence[str], *, is_new: bool
+) -> MaskGWMConfig:
+    """One camera needs no view blocks; several need those of the recipe."""
+    network, count = config.network, len(cameras)
+    wanted = recipe.system.network.view_attention
+    if count == 1 and is_new:
+        network = replace(network, view_attention="none")
+    elif count > 1 and network.view_attention == "none":
+        if wanted == "none":
+            raise ValueError(
+                f"Expected one camera for {recipe.name}, which joins none, found "
+                f"{', '.join(cameras)}: name one with --cameras, or take a recipe with several."
+            )
+        network = replace(network, view_attention=wanted, max_views=recipe.system.network.max_views)
+    if count > network.max_views:
+        if not is_new:
+            raise ValueError(
+                f"Expected at most {network.max_views} cameras, as the model of --init can join, "
+                f"found {count}: name fewer with --cameras."
+            )
+        network = replace(network, max_views=count)
+    return replace(config, network=network, num_views=count)
+
+
+def _with_signals(
+    config: MaskGWMConfig,
+    recipe: MaskGWMRecipe,
+    recordings: Sequence[Recordings],
+    *,
+    is_new: bool,
+) -> MaskGWMConfig:
+    """The signals of the model; of a new one, or one without, those that the data tell: the
+    recipe's where they are told, else one per column of the actions, none without actions."""
+    if config.signals and not is_new:
+        return config
+    signals = _signals_told(recipe.system.signals, recordings)
+    width = recipe.system.network.action_dim if signals else 0
+    network = replace(config.network, action_dim=width)
+    modulates = recipe.system.modulates_by_actions and bool(signals)
+    return replace(config, signals=signals, network=network, modulates_by_actions=modulates)
+
+
+def _signals_told(
+    wanted: tuple[Signal, ...], recordings: Sequence[Recordings]
+) -> tuple[Signal, ...]:
+    told = [each for each in recordings if drives_of_any(each) or source_columns(each.source)]
+    if not told or not wanted:
+        return ()
+    strange = [each for each in told if not _tells(each, wanted)]
+    if not strange:
+        return wanted
+    columns = {tuple(source_columns(each.source) or ()) for each in told}
+    if len(columns) > 1:
+        raise ValueError(
+            "Expected actions of one layout in all --data, found "
+            + "; ".join(f"{', '.join(source_columns(e.source) or ())} in {e.path}" for e in told)
+            + ": bring them to one, or train one model for each."
+        )
+    names = next(iter(columns))
+    rows = [rows for each in told if len(rows := actions_of(each.source, unknown=True))]
+    if not rows:
+        return ()
+    import numpy as np
+
+    found = fitted_signals(names, np.concatenate(rows))
+    listed = ", ".join(signal.name for signal in found)
+    print(f"signals: {listed} (the recipe's are not in the data)", file=sys.stderr)
+    return found
+
+
+def drives_of_any(each: Recordings) -> bool:
+    """Whether recordings say where the car was."""
+    return not isinstance(each.source, list) and drives_of(each.source) is not None
+
+
+def _tells(each: Recordings, wanted: tuple[Signal, ...]) -> bool:
+    """Whether the signals can be read from the recordings' columns, or computed from poses."""
+    columns = source_columns(each.source)
+    places = None if columns is None else column_places(columns, wanted)
+    if places is not None and None not in places:
+        return True
+    return drives_of_any(each) and not are_unnamed(columns or ["speed"])
+
+
+def _build_system(options: TrainOptions, plan: Plan, *, is_resumed: bool) -> MaskGWM:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(options.seed, 0, "weights"))
+        system = MaskGWM(plan.config)
+    if plan.initial is not None:
+        fresh = state_tensors(system)
+        tensors = {
+            name: value
+            for name, value in state_tensors(plan.initial).items()
+            if name in fresh or not (options.no_reconstruction and name.startswith(LEFT_OUT))
+        }
+        added = {
+            name: value
+            for name, value in fresh.items()
+            if name not in tensors and any(part in name for part in ADDED)
+        }
+        load_state_tensors(system, tensors | added, str(options.init))
+        if added and processes_from_environment().is_main:
+            parts = {next(part for part in ADDED if part in name).strip(".") for name in added}
+            print(f"new beside --init: {', '.join(sorted(parts))}", file=sys.stderr)
+    elif options.video_weights is not None:
+        from maskworld.weights.sd3 import load_sd3_into
+
+        if not is_resumed:
+            load_sd3_into(system.network, options.video_weights)
+    elif isinstance(plan.config.tokenizer, PretrainedImageVAEConfig):
+        warnings.warn(
+            f"{options.recipe} starts from Stable Diffusion 3's weights in the paper; without "
+            "--video-weights the network is trained from scratch",
+            stacklevel=3,
+        )
+    return system
+
+
+# ------------------------------------------------------------------------------- what is fitted
+
+
+def _fit(system: MaskGWM, data: StageData, seed: int) -> None:
+    """Fits what is measured on data, not learnt: patch latents, how far futures are from a still
+    first frame. Alike in all processes."""
+    clips = _some_clips(data)
+    if isinstance(system.tokenizer, CausalPatchTokenizer):
+        generator = torch.Generator().manual_seed(derive_seed(seed, 0, "fit"))
+        fit_patches(system.tokenizer, clips, generator)
+        _measure_misses(system, clips)
+
+
+def fit_patches(
+    tokenizer: CausalPatchTokenizer,
+    clips: Sequence[UInt8[Tensor, "b v t c h w"]],
+    generator: torch.Generator,
+) -> None:
+    """Fits patch latents of single frames: every frame begins a clip that stands still."""
+    frames = torch.cat([rearrange(part, "b v t c h w -> (b v t) 1 c h w") for part in clips])
+    frames = frames[:: max(1, len(frames) // (FIT_FRAMES // 2))]
+    still = frames.expand(-1, 1 + tokenizer.temporal_stride, -1, -1, -1)
+    tokenizer.fit(still, generator)
+
+
+def _some_clips(data: StageData) -> list[UInt8[Tensor, "b v t c h w"]]:
+    """Clips of all sources, the same in all processes; their cameras may differ in number."""
+    loader = data.first(4, "fit")
+    found: list[Any] = []
+    while sum(part.shape[:3].numel() for part in found) < FIT_FRAMES:
+        found.append(next(loader).frames)
+    return found
+
+
+@torch.no_grad()
+def _measure_misses(system: MaskGWM, clips: Sequence[UInt8[Tensor, "b v t c h w"]]) -> None:
+    if not system.config.carries_past or clips[0].shape[2] < 2:
+        return
+    shown = max(clips, key=len)
+    alike = [part for part in clips if part.shape[1:] == shown.shape[1:]]
+    device = system.device
+    system.fit_latents(encode_images(system.tokenizer, torch.cat(alike).to(device)))
+
+
+class _Batches:
+    """Batches of a stage; before the first one after a learnt tokenizer's, its latents' mean and
+    deviation are measured."""
+
+    def __init__(
+        self, system: MaskGWM, data: StageData, options: TrainOptions, *, is_new: bool
+    ) -> None:
+        self._system, self._data = system, data
+        # A checkpoint of a later stage brings its statistics with the weights.
+        is_early = not options.resume or _stage_of(options.out) in (None, "tokenizer")
+        self._measures = is_new and is_early and isinstance(system.tokenizer, CausalVAE)
+
+    def __call__(self, stage: Stage) -> Any:
+        tokenizer = self._system.tokenizer
+        if self._measures and stage.name != "tokenizer" and isinstance(tokenizer, CausalVAE):
+            self._measures = False
+            clips = [part.to(self._system.device) for part in _some_clips(self._data)]
+            frames = [rearrange(part, "b v t c h w -> (b v t) 1 c h w") for part in clips]
+            tokenizer.fit_statistics(torch.cat(frames))
+            _measure_misses(self._system, clips)
+        return self._data.batches(stage)
+
+
+class _Sampler:
+    """Draws and writes samples: what came above, what was dreamt below, cameras side by side."""
+
+    def __init__(self, options: TrainOptions, data: StageData, sampling: FlowSampling) -> None:
+        self._options, self._data, self._sampling = options, data, sampling
+        self._batch: Batch | None = None
+
+    def __call__(self, system: MaskGWM, step: int) -> None:
+        if self._batch is None:
+            loader = self._data.first(4, "samples")
+            drawn = [next(loader) for _ in range(8)]
+            self._batch = max(drawn, key=lambda b: 0 if b.is_image else b.frames.shape[1])
+        batch, config = self._batch.to(system.device), system.config
+        if batch.is_image:
+            return  # only images to train on: there is no future to show
+        assert batch.frames is not None
+        given = max(1, config.min_given)
+        latents = system.generate(
+            batch.frames[:, :, :given],
+            Prompt(batch.captions or None, batch.actions, batch.has_actions, batch.fps),
+            self._sampling,
+            torch.Generator().manual_seed(self._options.seed),
+            batch.frames.shape[2],
+        )
+        real, dreamt = (
+            rearrange(frames, "b v t c h w -> b 1 t c h (v w)")
+            for frames in (batch.frames, system.decode(latents))
+        )
+        write_sample(self._options.out, step, real, dreamt, config.fps)
+
+
+def _record(
+    options: TrainOptions, recipe: MaskGWMRecipe, plan: Plan, clip_stride: int
+) -> dict[str, Any]:
+    """What config.json keeps; a resumed run must say the same."""
+    return {
+        "name": recipe.name,
+        "data": [str(Path(path)) if "://" not in path else path for path in options.data],
+        "weights": list(options.weights),
+        "clip_stride": clip_stride,
+        "init": options.init,
+        "video_weights": None if options.video_weights is None else str(options.video_weights),
+        "cameras": plan.cameras,
+        "lengths": plan.lengths,
+        "system_config": config_to_json(plan.config),
+        "sampling": config_to_json(plan.sampling),
+    }
