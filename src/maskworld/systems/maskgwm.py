@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from maskworld.backbones.mask_branch import MaskBranch, MaskTokens, ReconstructionConfig
 from maskworld.backbones.mmdit import MMDiT, MMDiTConfig
+from maskworld.conditioning.actions import integrate_unicycle
 from maskworld.conditioning.priors import MIN_TIME, measured_variance
 from maskworld.conditioning.signals import VISTA_SIGNALS, Signal, SignalEncoder
 from maskworld.conditioning.text import SmallTextConfig, T5TextConfig, build_text_encoder
@@ -60,6 +61,10 @@ from maskworld.tokenizers.latent import (
 from maskworld.types import Batch, LossOutput, Prompt
 
 STAGES = ("tokenizer", "image", "video", "masked")
+POSE = Signal("pose", 3)
+"""x, y, heading."""
+POSE_SCALE = (10.0, 4.0, 0.5)
+"""What they are divided by: metres, metres, radians. Ours."""
 
 
 # ------------------------------------------------------------------------------------ 1. Config
@@ -78,6 +83,10 @@ class MaskGWMConfig:
     )
     signals: tuple[Signal, ...] = VISTA_SIGNALS
     """What `Batch.actions` holds; empty = no actions."""
+    integrates_actions: bool = False
+    """Signals also hold the pose at each frame relative to the first one, integrated from speed and
+    yaw rate, which must then be all there is: a small network need not learn to add up what
+    single steps say. Ours; off in the paper."""
     modulates_by_actions: bool = False
     """Actions also join the embedded time of their frame, for networks too small to learn to obey
     what they only read. Ours; off in the paper."""
@@ -126,6 +135,12 @@ class MaskGWMConfig:
                 f"Expected action_dim exactly where there are signals, found action_dim "
                 f"{network.action_dim} and {len(self.signals)} signals."
             )
+        if self.integrates_actions and [s.size for s in self.signals] != [1, 1]:
+            raise ValueError(
+                f"Expected the signals speed and yaw rate, of one number each, to integrate, found "
+                f"{', '.join(f'{s.name} ({s.size})' for s in self.signals) or 'none'}: set "
+                "integrates_actions=False."
+            )
         if not 0 <= self.min_given <= self.max_given < self.num_frames:
             raise ValueError(
                 f"Expected 0 <= min_given <= max_given < num_frames, found {self.min_given}, "
@@ -171,7 +186,8 @@ class MaskGWM(nn.Module, ReleaseMixin):
         self.text_encoder = build_text_encoder(config.text)
         self.network = MMDiT(network)
         if config.signals:
-            self.signals = SignalEncoder(config.signals, network.action_dim)
+            told = (*config.signals, POSE) if config.integrates_actions else config.signals
+            self.signals = SignalEncoder(told, network.action_dim)
             if config.modulates_by_actions:
                 self.modulation = nn.Linear(network.action_dim, network.dim)
                 nn.init.zeros_(self.modulation.weight)
@@ -223,6 +239,12 @@ class MaskGWM(nn.Module, ReleaseMixin):
             if prompt.has_actions is not None:
                 absent = ~prompt.has_actions.to(self.device)
                 rows = rows.masked_fill(absent[:, None, None], torch.nan)
+            if self.config.integrates_actions:
+                poses = integrate_unicycle(rows, rows.new_full((len(rows),), self.config.fps))
+                rows = torch.cat([rows, poses / poses.new_tensor(POSE_SCALE)], dim=-1)
+                if dropped_signals is not None:  # the pose tells what it was integrated from
+                    gone = dropped_signals.any(dim=1, keepdim=True)
+                    dropped_signals = torch.cat([dropped_signals, gone], dim=1)
             actions = self.signals(rows, dropped_signals)
         return Conditions(text, pooled, actions)
 
