@@ -26,6 +26,7 @@ def score_futures(
     seed: int,
     *,
     ssim_every: int = 1,
+    suffix: str = "",
 ) -> dict[str, ClipScores]:
     """Adds "psnr" and "ssim" per horizon step, beside the best of the trivial futures at each.
 
@@ -35,6 +36,7 @@ def score_futures(
         others: the model in another way and ceilings: "model_sampled", "reconstruction".
         trivial: futures of `TrivialFutures.predict`.
         ssim_every: measure the SSIM, which takes 50 times as long, of every so many clips.
+        suffix: of the metrics' names, "/all_cameras".
 
     Returns the PSNR scores by name.
     """
@@ -52,7 +54,7 @@ def score_futures(
         curves = {label: scores.per_horizon for label, scores in by_name.items()}
         curves["best_trivial"] = best_trivial({key: curves[key] for key in rivals}, "higher")
         results.add(
-            name,
+            f"{name}{suffix}",
             model=by_name["model"].mean,
             interval=bootstrap_interval(
                 by_name["model"], np.random.default_rng(seed), groups=groups[::every]
