@@ -17,6 +17,7 @@ class QuickstartOptions:
     worlddreamer trains on your video (or a folder of them, or a .npy of tokens) and holds out the
     last quarter. reworld also plans, and is scored against traffic and map of the simulated world.
     mask-world-model records robot tasks in Meta-World, and is scored by how often it succeeds.
+    maskgwm dreams long drives, and those of two cameras at once.
 
     Examples:
 
@@ -24,11 +25,12 @@ class QuickstartOptions:
       maskworld quickstart worlddreamer --data drive.mp4 --out my-drive
       maskworld quickstart reworld --out planner
       maskworld quickstart mask-world-model --out robot
+      maskworld quickstart maskgwm --out long-drives
       open quickstart/report.html
     """
 
     system: Annotated[str, tyro.conf.Positional] = "worlddreamer"
-    """Which world model: worlddreamer, reworld or mask-world-model."""
+    """Which world model: worlddreamer, reworld, mask-world-model or maskgwm."""
     data: Path | None = None
     """A video, a folder of videos, or a .npy array of tokens."""
     out: Path = Path("quickstart")
@@ -51,7 +53,7 @@ def quickstart(options: QuickstartOptions) -> None:
     Raises:
         ValueError: an unknown system, data that cannot be used, an output folder in use.
     """
-    systems = ("worlddreamer", "reworld", "mask-world-model")
+    systems = ("worlddreamer", "reworld", "mask-world-model", "maskgwm")
     if options.system not in systems:
         from maskworld.cli.errors import nearest
 
@@ -67,6 +69,10 @@ def quickstart(options: QuickstartOptions) -> None:
         from maskworld.cli import quickstart_mask_world_model
 
         quickstart_mask_world_model.run(options)
+    elif options.system == "maskgwm":
+        from maskworld.cli import quickstart_maskgwm
+
+        quickstart_maskgwm.run(options)
     else:
         from maskworld.cli import quickstart_worlddreamer
 

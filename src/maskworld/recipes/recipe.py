@@ -151,6 +151,8 @@ class FilmData:
     num_long: int = 6
     """Held-out drives that are dreamt in rounds, beside the real drive under the same actions."""
     long_frames: int = 200
+    overlap: int = 1
+    """Frames of the round before that each round of a long dream is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
