@@ -23,6 +23,7 @@ from maskworld.data.transforms import ResizeCrop
 from maskworld.data.video_files import write_video
 from maskworld.recipes.open import load_worlddreamer, system_name
 from maskworld.samplers.parallel import ParallelDecoding
+from maskworld.systems.maskgwm import MaskGWM
 from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import (
     TASKS,
@@ -44,10 +45,16 @@ none."""
 def generate_video(options: GenerateOptions) -> None:
     """Reads and checks all inputs, dreams, writes one file."""
     inputs.check_output(options.out, (".mp4", ".npy"))
-    if system_name(options.model) == ReWorld.name:
+    name = system_name(options.model)
+    if name == ReWorld.name:
         from maskworld.cli.reworld_dreaming import dream_on
 
         dream_on(options)
+        return
+    if name == MaskGWM.name:
+        from maskworld.cli.maskgwm_dreaming import roll_out_video
+
+        roll_out_video(options)
         return
     refuse(
         options,

@@ -97,9 +97,12 @@ def read_codes(
 
 
 def read_action_file(
-    path: Path, num_frames: int, action_dim: int
+    path: Path, num_frames: int, action_dim: int, *, unknown: bool = False
 ) -> Float[np.ndarray, "{num_frames} {action_dim}"]:
     """One row of actions per frame from a .npy, .csv or .json file.
+
+    Args:
+        unknown: NaN may stand for what is not known.
 
     Raises:
         ValueError: no such file, another format, NaN, or another number of rows or columns.
@@ -107,9 +110,9 @@ def read_action_file(
     if not path.is_file():
         raise ValueError(f"Expected actions at {path}, found nothing.")
     if path.suffix == ".json":
-        actions = _read_json(path, num_frames)
+        actions = _read_json(path, num_frames, unknown)
     elif path.suffix in (".npy", ".csv"):
-        actions, _ = read_actions(path, num_frames)
+        actions, _ = read_actions(path, num_frames, unknown=unknown)
     else:
         raise ValueError(f"Expected actions as .npy, .csv or .json, found {path.name}.")
     if actions.shape[1] != action_dim:
@@ -120,17 +123,18 @@ def read_action_file(
     return actions
 
 
-def _read_json(path: Path, num_frames: int) -> np.ndarray:
+def _read_json(path: Path, num_frames: int, unknown: bool) -> np.ndarray:
     try:
         values = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.float32)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"Expected a JSON list of rows of numbers in {path}, found another ({error})."
         ) from error
-    if values.ndim != 2 or len(values) != num_frames or not np.isfinite(values).all():
+    is_finite = bool((np.isfinite(values) | (np.isnan(values) & unknown)).all())
+    if values.ndim != 2 or len(values) != num_frames or not is_finite:
         raise ValueError(
             f"Expected {num_frames} rows of finite actions in {path}, one per frame, found shape "
-            f"{values.shape}{'' if np.isfinite(values).all() else ' with NaN or infinity'}."
+            f"{values.shape}{'' if is_finite else ' with NaN or infinity'}."
         )
     return values
 

@@ -276,8 +276,13 @@ def _with_signals(
     signals = _signals_told(recipe.system.signals, recordings)
     width = recipe.system.network.action_dim if signals else 0
     network = replace(config.network, action_dim=width)
-    modulates = recipe.system.modulates_by_actions and bool(signals)
-    return replace(config, signals=signals, network=network, modulates_by_actions=modulates)
+    return replace(
+        config,
+        signals=signals,
+        network=network,
+        modulates_by_actions=recipe.system.modulates_by_actions and bool(signals),
+        integrates_actions=recipe.system.integrates_actions and signals == recipe.system.signals,
+    )
 
 
 def _signals_told(

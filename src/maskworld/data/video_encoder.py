@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -85,21 +87,43 @@ class VideoEncoder:
         self._container.close()
 
 
-def write_video(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: float | int) -> None:
-    """Writes an mp4 that browsers play (h264, yuv420p; odd sizes get one row or column more)."""
-    if frames.shape[0] == 0 or min(frames.shape[1:3]) == 0:
-        raise ValueError(f"Expected at least one frame with pixels, found shape {frames.shape}.")
+@contextmanager
+def stream_video(
+    path: Path | str, *, fps: float | int, size: tuple[int, int], what: str = "a video"
+) -> Iterator[VideoEncoder]:
+    """An mp4 that browsers play (h264, yuv420p; odd sizes get one row or column more), written as
+    its frames come: `write` them to the encoder. The file appears once the block has succeeded.
+
+    Args:
+        size: height and width.
+        what: is written, for the message of a full disk.
+
+    Raises:
+        ValueError: no size, no rate, or a block that wrote no frame.
+    """
+    if min(size) == 0:
+        raise ValueError(f"Expected frames with pixels, found size {size}.")
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"Expected fps above 0, got {fps}.")
-    with atomic_path(path, what=f"a video of {len(frames)} frames") as temporary:
-        size = (frames.shape[1], frames.shape[2])
+    with atomic_path(path, what=what) as temporary:
         encoder = VideoEncoder(temporary, fps=fps, size=size, codec="h264", g="12")
         try:
-            encoder.write(frames)
+            yield encoder
+            if not encoder.num_frames:
+                raise ValueError(f"Expected at least one frame for {path}, found none.")
         except BaseException:
             encoder.abort()
             raise
         encoder.close()
+
+
+def write_video(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: float | int) -> None:
+    """Writes an mp4 that browsers play, as `stream_video`."""
+    if frames.shape[0] == 0 or min(frames.shape[1:3]) == 0:
+        raise ValueError(f"Expected at least one frame with pixels, found shape {frames.shape}.")
+    size, what = (frames.shape[1], frames.shape[2]), f"a video of {len(frames)} frames"
+    with stream_video(path, fps=fps, size=size, what=what) as encoder:
+        encoder.write(frames)
 
 
 def can_encode(codec: str) -> bool:

@@ -17,7 +17,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from maskworld.data.episodes import Recent
-from maskworld.data.video_encoder import CODECS, VideoEncoder, can_encode, write_video
+from maskworld.data.video_encoder import (
+    CODECS,
+    VideoEncoder,
+    can_encode,
+    stream_video,
+    write_video,
+)
 
 __all__ = [
     "CODECS",
@@ -29,6 +35,7 @@ __all__ = [
     "can_encode",
     "probe_video",
     "read_video",
+    "stream_video",
     "write_video",
 ]
 
