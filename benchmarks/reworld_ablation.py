@@ -29,8 +29,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
-import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +36,7 @@ from typing import Any
 
 import reworld_ablation_tables as tables
 import torch
+from ablation_folder import check_folder, is_done, read_cell, say, told, write_into
 from reworld_ablation_cells import (
     RIVALS,
     Cell,
@@ -47,9 +46,8 @@ from reworld_ablation_cells import (
     Runner,
     VideoCell,
 )
-from reworld_ablation_data import is_done, open_data, read_cell
+from reworld_ablation_data import open_data
 
-from maskworld.data.storage import write_json
 from maskworld.nn.config_io import config_to_json
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.recipe import ReWorldRecipe
@@ -79,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, table in found.items():
         print(f"\n## {name}\n\n{table}")
     if options.doc:
-        tables.write_into(options.doc, found)
+        write_into(options.doc, found)
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -147,7 +145,15 @@ def cells_of(recipe: ReWorldRecipe, table: str) -> Sequence[Cell]:
 
 def run(recipe: ReWorldRecipe, options: argparse.Namespace) -> None:
     """All cells that are asked for and not done: table by table, seed by seed."""
-    check_folder(recipe, options)
+    made_with = {
+        "recipe": recipe.name,
+        "data_seed": options.data_seed,
+        "system": config_to_json(recipe.system),
+        "sampling": config_to_json(recipe.sampling),
+        "drive": config_to_json(recipe.drive),
+        "stages": config_to_json(recipe.stages),
+    }
+    check_folder(options.out, made_with, options.commit)
     chosen = options.only or [name for name in TABLES if name != "rivals" or options.rivals]
     work = [
         (cell, seed) for name in chosen for seed in options.seeds for cell in cells_of(recipe, name)
@@ -162,59 +168,6 @@ def run(recipe: ReWorldRecipe, options: argparse.Namespace) -> None:
     for number, (cell, seed) in enumerate(left):
         runner.run(cell, seed)
         say(f"{len(work) - len(left) + number + 1} of {len(work)} cells")
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
-
-
-def check_folder(recipe: ReWorldRecipe, options: argparse.Namespace) -> None:
-    """Writes down what the folder holds, or checks that it is the same.
-
-    Raises:
-        ValueError: cells of another recipe, other steps or other data.
-    """
-    told: dict[str, Any] = {
-        "recipe": recipe.name,
-        "data_seed": options.data_seed,
-        "system": config_to_json(recipe.system),
-        "sampling": config_to_json(recipe.sampling),
-        "drive": config_to_json(recipe.drive),
-        "stages": config_to_json(recipe.stages),
-    }
-    told = json.loads(json.dumps(told))
-    file = options.out / "ablation.json"
-    commits: list[str] = []
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        commits = before.pop("commits")
-        if differing := [name for name in told if before.get(name) != told[name]]:
-            raise ValueError(
-                f"Expected the {', '.join(differing)} that the cells in {options.out} were made "
-                "with, found others: take another --out."
-            )
-    commit = options.commit or commit_of_code()
-    if commit not in commits:
-        commits.append(commit)
-    write_json(file, {**told, "commits": commits})
-
-
-def commit_of_code() -> str:
-    """The checked-out commit, with a + where files were changed since."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if changed else "")
 
 
 def all_tables(recipe: ReWorldRecipe, out: Path) -> dict[str, str]:
@@ -262,13 +215,13 @@ def protocol(recipe: ReWorldRecipe, cells: tables.Cells, out: Path, data: dict[s
             f"; steps x batch: {', '.join(steps)}; code: commit {', '.join(known['commits'])}"
         )
     if data:
-        told, floor = data["description"], data["dreams"]["proxy_floor"]
+        made, floor = data["description"], data["dreams"]["proxy_floor"]
         lines.append(
-            f"- data of seed {data['seed']}, the same for all seeds: {told['train_clips']} clips "
-            f"({told['train_clips_of_experts']} of experts) of {told['train_worlds']} worlds, for "
-            f"the planner {told.get('train_windows', 0)} moments more; held out: "
-            f"{told['held_out_clips']} clips and {told['held_out_scenes']} scenes of "
-            f"{told['held_out_worlds']} other worlds"
+            f"- data of seed {data['seed']}, the same for all seeds: {made['train_clips']} clips "
+            f"({made['train_clips_of_experts']} of experts) of {made['train_worlds']} worlds, for "
+            f"the planner {made.get('train_windows', 0)} moments more; held out: "
+            f"{made['held_out_clips']} clips and {made['held_out_scenes']} scenes of "
+            f"{made['held_out_worlds']} other worlds"
         )
         lines.append(
             f"- hard negatives: {data['negatives']['share_with_negative']:.0%} of the training "
@@ -278,7 +231,7 @@ def protocol(recipe: ReWorldRecipe, cells: tables.Cells, out: Path, data: dict[s
         cell["processor_seconds"] for found in cells.by_seed.values() for cell in found.values()
     )
     count = sum(map(len, cells.by_seed.values()))
-    seeds = tables.told(list(cells.by_seed)) or "none"
+    seeds = told(list(cells.by_seed)) or "none"
     lines.append(
         f"- seeds: {seeds}; {count} stages and cells done, {seconds / 60:.0f} minutes of one "
         "processor"

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from ablation_folder import finish, is_done
 from reworld_ablation_data import (
     NOISE_SEED,
     Data,
-    finish,
-    is_done,
     run_stages,
     score_dreams,
     stages_of,

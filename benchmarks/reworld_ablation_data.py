@@ -1,8 +1,5 @@
 """What the cells of ReWorld's ablations share: clips, scenes, tokenizer, negatives, and how stages
 are trained and dreams are scored.
-
-A cell is a folder. It is done once it has `cell.json`; until then checkpoints lie in `run/`, from
-which it goes on. `model/` holds the weights that later cells start from.
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ablation_folder import is_done, read_cell
 from torch import Tensor
 
 from maskworld.cli.quickstart import QuickstartOptions
@@ -31,7 +29,7 @@ from maskworld.cli.reworld_material import (
 from maskworld.cli.reworld_scores import NUM_SWEPT, trivial_futures
 from maskworld.data.dataset import MemoryDataset
 from maskworld.data.loader import make_loader
-from maskworld.data.storage import remove, write_json
+from maskworld.data.storage import write_json
 from maskworld.evaluation.flow_prediction import (
     POSTERIOR_MEAN,
     dream,
@@ -58,16 +56,6 @@ PROXY_RESAMPLES = 100
 """Of the Fréchet proxy's interval within a seed."""
 SHARED = ("tokenizer.", "normaliser.", "delta.", "prior_variance", "plan_variance")
 """What is fitted on the data once, for all cells."""
-
-
-def is_done(folder: Path) -> bool:
-    """Whether a cell has been finished."""
-    return (folder / "cell.json").is_file()
-
-
-def read_cell(folder: Path) -> dict[str, Any]:
-    """What a finished cell measured."""
-    return json.loads((folder / "cell.json").read_text(encoding="utf-8"))
 
 
 @dataclass
@@ -258,14 +246,6 @@ def stages_of(recipe: ReWorldRecipe, kind: str) -> list[Stage]:
         save = quarter // log * log
         found.append(replace(stage, log_every=log, save_every=save, sample_every=every))
     return found
-
-
-def finish(folder: Path, system: ReWorld | None, found: dict[str, Any]) -> None:
-    """Keeps weights and numbers, numbers last; drops the checkpoints."""
-    if system is not None:
-        system.save_pretrained(folder / "model")
-    write_json(folder / "cell.json", found)
-    remove(folder / "run" / "checkpoints")
 
 
 # ----------------------------------------------------------------------------------- scoring

@@ -8,17 +8,14 @@ Differences are taken scene by scene within a seed, then treated alike.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ablation_folder import is_done, read_cell, told
 from reworld_ablation_cells import REFERENCES, DreamsCell, PlannerCell, VideoCell
-from reworld_ablation_data import is_done, read_cell
-
-from maskworld.data.storage import write_text
 
 KEYS = ("pdms", "nc", "dac", "ttc", "comfort", "ep")
 NUM_RESAMPLES = 4000
@@ -149,11 +146,6 @@ def gain_rows(cells: Cells, base: str, label: str, rows: Sequence[tuple[str, str
         by_seed = gains["pdms"].by_seed(3, "+")
         lines.append(f"| {row} | {' | '.join(parts)} | {by_seed} | {told(both)} |")
     return "\n".join(lines) if len(lines) > 1 else ""
-
-
-def told(seeds: Sequence[int]) -> str:
-    """Seeds as a list."""
-    return " ".join(map(str, seeds))
 
 
 def planners(cells: Cells, layer: int, weight: float) -> str:
@@ -322,23 +314,3 @@ def gammas(cells: Cells, name: str) -> str:
             f"| {value} | {scores.told(2)} | {gain} | {cells.proxy(name, kind)} | {shown} |"
         )
     return "\n".join(lines)
-
-
-def write_into(page: Path, tables: Mapping[str, str]) -> None:
-    """Puts each table between its markers, `<!-- ablation-NAME:begin -->` and `:end -->`.
-
-    Raises:
-        ValueError: a page without a table's markers.
-    """
-    text = page.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        begin, end = f"<!-- ablation-{name}:begin -->", f"<!-- ablation-{name}:end -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(
-                f"Expected the markers {begin} and {end} in {page}, found none: add both lines "
-                "where the table belongs."
-            )
-        before, rest = pattern.split(text, maxsplit=1)
-        text = f"{before}{begin}\n\n{table}\n\n{end}{rest}"
-    write_text(page, text)
