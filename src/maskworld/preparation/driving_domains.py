@@ -20,7 +20,14 @@ from maskworld.data.dataset import ClipDataset
 from maskworld.data.sources.video_folder import VideoFolderSource
 from maskworld.data.transforms import ResizeCrop
 from maskworld.data.windows import ClipIndex
-from maskworld.preparation.collect import SCENE_FPS, Kind, draw_drive, map_worlds
+from maskworld.preparation.collect import (
+    SCENE_FPS,
+    Kind,
+    draw_drive,
+    map_worlds,
+    scene_stride,
+)
+from maskworld.preparation.long_drives import is_under_way
 from maskworld.types import Clip
 from maskworld.worlds.drive import Camera, Scene, camera_rig, caption, record_scene
 
@@ -66,8 +73,6 @@ class DomainPlan:
     """Height, width."""
     fps: float = 5.0
     num_cameras: int = 1
-    experts_only: bool = False
-    """No ghosts, which may leave the road: for long drives."""
     seed: int = 0
 
     @property
@@ -93,8 +98,24 @@ def clips_of_domain(job: tuple[int, DomainPlan]) -> list[Clip]:
         scenarios[world % len(scenarios)], world, num_steps=plan.num_steps, fps=SCENE_FPS
     )
     rng = np.random.default_rng([plan.seed, world, 17])
-    kinds: tuple[Kind, Kind] = ("expert", "expert" if plan.experts_only else "ghost")
+    kinds: tuple[Kind, Kind] = ("expert", "ghost")
     return [_clip(scene, rng, plan, kinds[i % 2]) for i in range(plan.clips_per_world)]
+
+
+def long_drives_of_domain(job: tuple[int, DomainPlan]) -> list[Clip]:
+    """One drive of the expert of the plan's length, from the first moment on; none where it ends or
+    stands before that, see `long_drives.is_under_way`."""
+    world, plan = job
+    scenarios, stride = plan.domain.scenarios, scene_stride(plan.fps)
+    scene = record_scene(
+        scenarios[world % len(scenarios)],
+        world,
+        num_steps=stride * plan.num_frames + 1,
+        fps=SCENE_FPS,
+    )
+    if not is_under_way(scene):
+        return []
+    return [_clip(scene, np.random.default_rng([plan.seed, world, 19]), plan, "expert")]
 
 
 def _clip(scene: Scene, rng: np.random.Generator, plan: DomainPlan, kind: Kind) -> Clip:
