@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from metaworld_gl import needs_gl
 
 from maskworld.cli import doctor as doctor_file
 from maskworld.cli.errors import nearest, run_reported
 from maskworld.cli.main import VERBS, main
 from maskworld.recipes import recipe_names
+from maskworld.worlds.metaworld import software_gl
 
 HEAVY = ("torch", "numpy", "av", "cv2", "matplotlib")
 
@@ -137,6 +139,26 @@ def test_doctor_finds_a_healthy_machine_healthy(capsys: pytest.CaptureFixture[st
 def test_doctor_finds_a_folder_that_cannot_be_written() -> None:
     (finding,) = doctor_file.check_folder(Path("/proc/runs"))
     assert str(finding).startswith("problem  cannot write to /proc")
+
+
+def test_doctor_says_what_the_robot_world_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_file, "ROBOT", ("numpy", "no_such_package"))
+
+    def nothing() -> str:
+        raise software_gl.MissingGL(f"found none: {software_gl.INSTALL}.")
+
+    monkeypatch.setattr(software_gl, "find_backend", nothing)
+    packages, drawing = map(str, doctor_file.check_robot_world())
+    assert "no_such_package not installed -> pip install 'maskworld[robot]'" in packages
+    assert "cannot be drawn: found none -> install Mesa's software renderer: `apt-get" in drawing
+    assert packages.startswith("missing")  # not a problem: the rest can be used
+
+
+@needs_gl
+def test_doctor_draws_where_there_is_opengl() -> None:
+    _, drawing = map(str, doctor_file.check_robot_world())
+    assert drawing.startswith("ok")
+    assert "OpenGL through" in drawing
 
 
 def test_doctor_names_a_missing_package(

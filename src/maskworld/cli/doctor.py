@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,12 @@ OPTIONAL = {
     "huggingface_hub": "models from and to the Hub: pip install huggingface_hub",
     "wandb": "`--tracker wandb`: pip install wandb",
     "trackio": "`--tracker trackio`: pip install trackio",
+    "h5py": "LIBERO's demonstrations: pip install 'maskworld[robot]'",
+    "websockets": "`maskworld serve`: pip install 'maskworld[serve]'",
+    "msgpack": "`maskworld serve`: pip install 'maskworld[serve]'",
 }
+ROBOT = ("metaworld", "mujoco", "packaging")
+"""What Meta-World needs beside off-screen OpenGL."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ def doctor(options: DoctorOptions) -> int:
         lambda: check_folder(options.out),
         _video,
         _optional,
+        check_robot_world,
         _training_step,
     ]
     num_problems = 0
@@ -181,6 +188,31 @@ def _optional() -> Iterator[Finding]:
             yield Finding("missing", f"{name}: {purpose}", command)
         else:
             yield Finding("ok", f"{name}: {purpose}")
+
+
+def check_robot_world() -> Iterator[Finding]:
+    """Meta-World's packages, and a drawing context through whatever OpenGL there is."""
+    what = "the robot world (Meta-World)"
+    if absent := [name for name in ROBOT if importlib.util.find_spec(name) is None]:
+        packages = f"{what}: {', '.join(absent)} not installed"
+        yield Finding("missing", packages, "pip install 'maskworld[robot]'")
+    else:
+        found = ", ".join(f"{name} {version(name)}" for name in ROBOT[:2])
+        yield Finding("ok", f"{what}: {found}")
+    from maskworld.worlds.metaworld import software_gl
+
+    try:
+        backend = software_gl.find_backend()
+        if not absent:
+            software_gl.open_context((16, 16)).free()
+    except software_gl.MissingGL as error:
+        said = str(error).removesuffix(f": {software_gl.INSTALL}.")
+        advice = f"{software_gl.INSTALL}; in a checkout: make software-gl"
+        yield Finding("missing", f"{what} cannot be drawn: {said}", advice)
+    except ValueError as error:  # MUJOCO_GL asks for what is not off-screen
+        yield Finding("missing", f"{what} cannot be drawn: {error}", "unset MUJOCO_GL")
+    else:
+        yield Finding("ok", f"{what} can be drawn: off-screen OpenGL through {backend}")
 
 
 def _training_step() -> Iterator[Finding]:
