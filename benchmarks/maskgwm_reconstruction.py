@@ -42,7 +42,7 @@ import torch
 from ablation_folder import check_folder, finish, is_done, say, write_into
 from maskgwm_reconstruction_data import Data, open_data, score
 from reworld_ablation_data import run_stages, stages_of
-from reworld_cost import interleaved, ratio_interval
+from reworld_cost import counted, interleaved, ratio_interval
 
 from maskworld.data.storage import write_json
 from maskworld.nn.config_io import config_to_json
@@ -228,13 +228,17 @@ def run_cell(data: Data, variant: Variant, seed: int, folder: Path) -> None:
 
 
 def time_steps(data: Data, variants: Sequence[Variant], rounds: int) -> dict[str, Any]:
-    """Processor seconds of training steps of all variants in turn, and ratios to "off" of the same
-    round with a 95 % interval of their median."""
+    """Processor seconds of training steps of all variants in turn, ratios to "off" of the same
+    round with a 95 % interval of their median, and FLOPs of a step (mean of 4: masks vary)."""
     variants = list(dict.fromkeys(variants))
     steps = {variant.name: training_step(data, variant) for variant in variants}
     seconds = interleaved(steps, rounds)
     return {
-        name: {"seconds": times, "ratio": ratio_interval(times, seconds[OFF.name])}
+        name: {
+            "seconds": times,
+            "ratio": ratio_interval(times, seconds[OFF.name]),
+            "flops": sum(counted(steps[name]) for _ in range(4)) / 4,
+        }
         for name, times in seconds.items()
     }
 

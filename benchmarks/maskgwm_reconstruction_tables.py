@@ -181,11 +181,13 @@ def cost(out: Path, names: Sequence[str]) -> str:
     file = out / "cost.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     lines = [
-        "| variant | processor seconds of a step | over off (95 %) |",
-        "|---" * 3 + "|",
+        "| variant | processor seconds of a step | over off (95 %) | FLOPs over off |",
+        "|---" * 4 + "|",
     ]
     for name in names:
         if name in known:
-            ratio = "{:.3f} ({:.3f} to {:.3f})".format(*known[name]["ratio"])
-            lines.append(f"| {name} | {np.median(known[name]['seconds']):.3f} | {ratio} |")
+            row = known[name]
+            ratio = "{:.3f} ({:.3f} to {:.3f})".format(*row["ratio"])
+            flops = row["flops"] / known[OFF]["flops"]
+            lines.append(f"| {name} | {np.median(row['seconds']):.3f} | {ratio} | {flops:.3f} |")
     return "\n".join(lines) if len(lines) > 2 else "Not timed."
