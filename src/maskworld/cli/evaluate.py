@@ -10,12 +10,17 @@ import tyro
 
 _QUIET = tyro.conf.arg(help_behavior_hint="")
 Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+METRICS = ("psnr", "ssim", "actions", "motion", "overlap", "proxy", "fvd", "kvd", "fid")
+"""Names of --metrics."""
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score a model's dreams of data it has not seen, beside trivial baselines (copying the last
-    frame, a blurred copy, the mean image), ReWorld's plans in the driving world, and Mask World
+    frame, a blurred copy, the mean image): PSNR and SSIM by horizon step, whether it obeys its
+    actions, and as sets of videos FVD, KVD and FID where you have the networks' weights, else a
+    proxy under its own name. ReWorld's plans in the driving world, and Mask World
     Model's masks (beside the mask of now, copied) and its success in Meta-World. Writes
     OUT/metrics.json with intervals and the protocol, OUT/report.html, and OUT/videos/ with real and
     dreamt clips side by side.
@@ -23,6 +28,8 @@ class EvaluateOptions:
     Examples:
       maskworld evaluate run/model --data held_out/ --out scores
       maskworld evaluate run/model --data held_out/ --train-data clips/ --num-clips 500
+      maskworld evaluate run/model --data held_out/ --fvd-weights i3d_pretrained_400.pt
+      maskworld evaluate gwm/model --data held_out/ --num-frames 200 --num-context 3 --num-clips 8
       maskworld evaluate rw/model --world drive --scenes 200 --out scores          (ReWorld)
       maskworld evaluate rw/model --world drive --reactive --beside plain=plain/model
       maskworld evaluate robot/model --data held_out/ --out scores                 (masks)
@@ -33,8 +40,8 @@ class EvaluateOptions:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Folder of a trained model (RUN/model), or its name on the Hugging Face Hub."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ..."), _QUIET] = ()
-    """Data to score on, never trained on: videos, a folder of them, a LeRobot dataset, tar shards,
-    a .npy of tokens."""
+    """Data to score on, never trained on: videos, a folder of them, a LeRobot dataset, nuScenes,
+    Waymo, tar shards, a .npy of tokens."""
     train_data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ..."), _QUIET] = ()
     """What the model was trained on: baselines that are fitted (mean image, unigram) use it.
     Without it the mean image is of the scored clips, which flatters that baseline."""
@@ -46,7 +53,31 @@ class EvaluateOptions:
     """Given frames; the rest of the window is predicted; default: 1. ReWorld is always given as
     many as it was trained with."""
     num_frames: Count = None
-    """Frames of a clip; default: the model's window."""
+    """Frames of a clip; default: the model's window. MaskGWM dreams longer ones round by round;
+    whether they freeze or dissolve is then scored too."""
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ..."), _QUIET] = ()
+    """For dreams, only these of psnr, ssim, actions, motion, overlap (of several cameras), proxy,
+    fvd, kvd, fid; default: all that model, data and weights allow. WorldDreamer and ReWorld always
+    give the frame by frame ones."""
+    fvd_weights: File = None
+    """I3D for FVD and KVD: i3d_pretrained_400.pt, i3d_torchscript.pt, or their tensors as
+    safetensors."""
+    fvd_backend: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """i3d-tats (default) or i3d-stylegan-v."""
+    run_program: bool = False
+    """Run the TorchScript file at --fvd-weights instead of reading its tensors: it can do what any
+    program can."""
+    resize: Annotated[str | None, tyro.conf.arg(metavar="RULE", help_behavior_hint="")] = None
+    """Another rule to resize frames for I3D: bilinear-antialias, bilinear-crop, ..."""
+    fid_weights: File = None
+    """pt_inception-2015-12-05-6726825d.pth: FID and KID."""
+    fid_backend: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """inception-torchmetrics (default), -torch-fidelity, -pytorch-fid or -clean."""
+    leave_out_condition: bool = False
+    """FVD and FID without the given frames."""
+    allow_few: bool = False
+    """FVD and FID also with no more clips than they have dimensions; the number then says
+    little."""
     batch_size: int = 16
     """Clips at a time."""
     world: Annotated[

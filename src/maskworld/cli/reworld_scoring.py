@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
+from maskworld.cli.dream_scores import load_networks, score_dreamt_videos, scored_frames
 from maskworld.cli.evaluate import EvaluateOptions
 from maskworld.cli.gallery import clip_rows
 from maskworld.cli.quickstart_parts import spread
@@ -30,12 +29,10 @@ from maskworld.evaluation.flow_prediction import (
     score_dream_speed,
     score_flow_sensitivity,
 )
-from maskworld.evaluation.frechet import score_frechet_proxy
 from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.planning import score_planning, standard_planners
 from maskworld.evaluation.results import Results
 from maskworld.interfaces import Planner
-from maskworld.metrics.frechet_proxy import NAME as FRECHET_PROXY
 from maskworld.nn.config_io import config_to_json
 from maskworld.policies import ConstantVelocity
 from maskworld.preparation.collect import SCENE_FPS
@@ -99,6 +96,7 @@ def _score_dreams(
         "clips_with_ego": len(clips) if batch.plan is not None else 0,
         "actions": batch.actions is not None,
     }
+    networks = load_networks(options, len(clips), scored_frames(options, config.num_frames, now))
     shown = collate(train).frames if train else batch.frames
     assert shown is not None
     trivial = TrivialFutures.fit(shown, now).predict(
@@ -116,7 +114,18 @@ def _score_dreams(
     if batch.actions is not None and config.future_actions == 2:
         score_flow_sensitivity(results, system, batch, groups, seed)
     score_dream_speed(results, "dream_sampled", sampled.seconds, len(batch))
-    add_frechet_proxy(results, real, sampled.frames[:, :, now:], trivial, kept[:, :, now:], groups)
+    score_dreamt_videos(
+        results,
+        options,
+        networks,
+        batch.frames,
+        sampled.frames,
+        trivial,
+        kept,
+        groups,
+        num_context=now,
+        fps=clips[0].fps,
+    )
     panels = {
         "real": batch.frames,
         "reconstructed": kept,
@@ -124,23 +133,6 @@ def _score_dreams(
         "dreamt, sampled": sampled.frames,
     }
     return clip_rows(batch, panels, now)
-
-
-def add_frechet_proxy(
-    results: Results,
-    real: UInt8[Tensor, "b v f c h w"],
-    dreamt: UInt8[Tensor, "b v f c h w"],
-    trivial: Mapping[str, UInt8[Tensor, "b v f c h w"]],
-    reconstructed: UInt8[Tensor, "b v f c h w"],
-    groups: Int[np.ndarray, " b"],
-) -> None:
-    """Adds "frechet_proxy" of sampled dreams; where clips are too few, the protocol says so."""
-    others = {"reconstruction": reconstructed, **trivial}
-    try:
-        score_frechet_proxy(results, real, dreamt, others, groups)
-    except ValueError as error:
-        results.protocol[FRECHET_PROXY] = f"not computed. {error}"
-        warnings.warn(f"no {FRECHET_PROXY}: {error}", stacklevel=2)
 
 
 def read_recordings(

@@ -16,12 +16,19 @@ from rich.table import Table
 
 from maskworld.cli.inputs import check_output
 from maskworld.cli.score import ScoreCompare, ScoreFvd
+from maskworld.cli.video_features import (
+    DEFAULT_FVD,
+    FeatureFiles,
+    check_number,
+    default_fid,
+    fid_features,
+    fvd_features,
+)
 from maskworld.data.sources.waymo import WaymoSource
 from maskworld.evaluation.results import Results, baseline_names, read_results
 from maskworld.evaluation.video_metrics import (
     Collected,
     Features,
-    ProxyFeatures,
     ScoreSettings,
     collect,
     compare_results,
@@ -30,8 +37,6 @@ from maskworld.evaluation.video_metrics import (
 )
 from maskworld.evaluation.video_pairs import score_pairs
 from maskworld.evaluation.video_sets import ClipSet, FolderClips, SourceClips
-from maskworld.metrics.fid import load_fid
-from maskworld.metrics.fvd import load_fvd
 from maskworld.metrics.lpips import load_lpips
 from maskworld.metrics.protocol import Preset, Selection, find_preset
 from maskworld.training.distributed import (
@@ -74,10 +79,9 @@ def score_videos(options: ScoreFvd) -> None:
     start_process_group(processes, device)
     clips = _clips(options, plan, plan.fvd_includes)
     _check_rate(plan, options, clips[0])
-    features = _fvd_features(options, plan, clips[0], device)
-    fid = None
-    if options.fid_weights is not None:
-        fid = load_fid(plan.fid_backend, options.fid_weights, device=device)
+    files = _files(options, plan)
+    features = fvd_features(files, clips[0].num_scored, clips[0].size, device, options.batch_size)
+    fid = fid_features(files, device)
     about = {
         "real": str(options.real),
         "dreamt": str(options.dreamt),
@@ -137,15 +141,11 @@ def _plan(options: ScoreFvd) -> _Plan:
         fid_includes=preset.fid_includes_condition if preset else not excludes,
         num_clips=_settled("num-clips", options.num_clips, preset, "num_clips", None),
         fid_frames=0 if preset is None else preset.fid_frames,
-        fvd_backend=options.backend or (preset.fvd_backend if preset else "i3d-tats"),
-        fid_backend=options.fid_backend or (preset.fid_backend if preset else _default_fid()),
+        fvd_backend=options.backend or (preset.fvd_backend if preset else DEFAULT_FVD),
+        fid_backend=options.fid_backend or (preset.fid_backend if preset else default_fid()),
         allows_few=options.allow_few or (preset is not None and preset.allows_few),
         fps=None if preset is None else preset.fps,
     )
-
-
-def _default_fid() -> str:
-    return Preset("", "", 1, None, None, None).fid_backend
 
 
 def _settled(word: str, said: Any, preset: Preset | None, field: str, default: Any = 0) -> Any:
@@ -214,25 +214,16 @@ def _check_rate(plan: _Plan, options: ScoreFvd, clips: ClipSet) -> None:
         )
 
 
-def _fvd_features(options: ScoreFvd, plan: _Plan, clips: ClipSet, device: torch.device) -> Features:
-    if options.weights is not None:
-        return load_fvd(
-            plan.fvd_backend,
-            options.weights,
-            resize=options.resize,
-            device=device,
-            clips_at_once=options.batch_size,
-            runs_program=options.run_program,
-        )
-    given = {
-        "--backend": options.backend,
-        "--resize": options.resize,
-        "--run-program": options.run_program or None,
-    }
-    useless = [word for word, value in given.items() if value is not None]
-    if useless:
-        raise ValueError(f"Expected --weights with {', '.join(useless)}, found none: give I3D's.")
-    return ProxyFeatures(clips.num_scored, clips.size)
+def _files(options: ScoreFvd, plan: _Plan) -> FeatureFiles:
+    return FeatureFiles(
+        weights=options.weights,
+        backend=plan.fvd_backend,
+        resize=options.resize,
+        runs_program=options.run_program,
+        fid_weights=options.fid_weights,
+        fid_backend=plan.fid_backend,
+        is_backend_said=options.backend is not None,
+    )
 
 
 def _score(
@@ -259,7 +250,9 @@ def _score(
         sampled_frames=sampled,
         preset=plan.preset,
     )
-    _check_number(features, plan, real, dreamt)
+    fewest = min(len(real), len(dreamt))
+    num_frames = plan.fid_frames if features.is_per_frame else 0
+    check_number(features, fewest, real.num_scored, plan.allows_few, sampled_frames=num_frames)
     sides: list[Collected] = []
     with _progress(f"{features.metric}", len(real) + len(dreamt), processes) as advance:
         for one in clips:
@@ -277,26 +270,6 @@ def _score(
             )
     settings = ScoreSettings(seed=options.seed, allows_few=plan.allows_few)
     score_sets(results, sides[0], sides[1], features, protocol, settings)
-
-
-def _check_number(features: Features, plan: _Plan, real: ClipSet, dreamt: ClipSet) -> None:
-    """Before hours of work, what `frechet_distance` would refuse after them."""
-    if real.num_scored < features.min_frames:
-        raise ValueError(
-            f"Expected at least {features.min_frames} scored frames for {features.metric}, found "
-            f"{real.num_scored}: score longer clips."
-        )
-    fewest = min(len(real), len(dreamt))
-    vectors = fewest * real.num_scored if features.is_per_frame else fewest
-    if features.is_per_frame and plan.fid_frames:
-        vectors = plan.fid_frames
-    if vectors <= features.dim and not plan.allows_few:
-        raise ValueError(
-            f"Expected more than {features.dim} {'frames' if features.is_per_frame else 'clips'} "
-            f"a side for {features.metric}, found {vectors}: with fewer the number says how many "
-            "there are. Give more videos, cut several clips of each with --every, or say "
-            "--allow-few."
-        )
 
 
 def _score_pairs(results: Results, options: ScoreFvd, plan: _Plan) -> None:

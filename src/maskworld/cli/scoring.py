@@ -12,6 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from maskworld.cli.dream_scores import (
+    check_metrics,
+    load_networks,
+    score_dreamt_videos,
+    scored_frames,
+)
 from maskworld.cli.evaluate import EvaluateOptions
 from maskworld.cli.gallery import clip_rows
 from maskworld.cli.inputs import check_writable
@@ -31,6 +37,7 @@ from maskworld.evaluation.prediction import (
     tokens_of,
 )
 from maskworld.evaluation.results import Results
+from maskworld.evaluation.video_metrics import Features
 from maskworld.recipes.open import (
     Dataset,
     Release,
@@ -44,6 +51,7 @@ from maskworld.report.sections import Section, write_sectioned_report
 from maskworld.report.tables import best_baseline
 from maskworld.samplers.parallel import ParallelDecoding
 from maskworld.systems.mask_world_model import MaskWorldModel
+from maskworld.systems.maskgwm import MaskGWM
 from maskworld.systems.reworld import ReWorld
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.token_grid import TokenGrid
@@ -67,6 +75,7 @@ def score_model(options: EvaluateOptions) -> None:
             f"{options.num_clips} and {options.batch_size}."
         )
     check_writable(options.out)
+    check_metrics(options)
     name = system_name(options.model)
     if name == MaskWorldModel.name:
         from maskworld.cli.robot_scoring import score_robot
@@ -88,10 +97,16 @@ def score_model(options: EvaluateOptions) -> None:
     given = [option for option in REWORLD_OPTIONS if getattr(options, option)]
     if given:
         flags = ", ".join(f"--{option}" for option in given)
+        title = "MaskGWM" if name == MaskGWM.name else "WorldDreamer"
         raise ValueError(
-            f"Expected no {flags} for a model of WorldDreamer: it plans nothing, and has no head "
+            f"Expected no {flags} for a model of {title}: it plans nothing, and has no head "
             "to guide itself with."
         )
+    if name == MaskGWM.name:
+        from maskworld.cli.maskgwm_scoring import score_maskgwm
+
+        score_maskgwm(options)
+        return
     options = replace(options, num_context=options.num_context or 1)
     assert options.num_context is not None
     release = load_worlddreamer(options.model)
@@ -111,8 +126,12 @@ def score_model(options: EvaluateOptions) -> None:
             f"trained, found {batch.actions.shape[-1]} in --data."
         )
     groups, units = independent_groups(clips, spans)
+    networks: list[Features] = []
+    if batch.frames is not None:
+        scored = scored_frames(options, num_frames, options.num_context)
+        networks = load_networks(options, len(clips), scored)
     results = Results(release.system.name, _protocol(options, release, clips, units))
-    rows = _score(results, release, batch, groups, train, options)
+    rows = _score(results, release, batch, groups, train, networks, options)
     write_scores(options.out, results, rows)
 
 
@@ -192,6 +211,7 @@ def _score(
     batch: Batch,
     groups: Int[np.ndarray, " n"],
     train: list[Clip],
+    networks: list[Features],
     options: EvaluateOptions,
 ) -> list[VideoRow]:
     """Adds every metric that the data allows; returns clips to show."""
@@ -212,6 +232,19 @@ def _score(
         fitted = TrivialFutures.fit(torch.stack(shown) if shown else real, context)
         futures = fitted.predict(real[:, :, :context], real.shape[2] - context)
         score_frames(results, batch, expected, argmax, drawn, futures, context, groups, seed)
+        assert sampled.dream.frames is not None
+        score_dreamt_videos(
+            results,
+            options,
+            networks,
+            real,
+            sampled.dream.frames,
+            futures,
+            drawn,
+            groups,
+            num_context=context,
+            fps=1.0 if batch.fps is None else float(batch.fps[0]),
+        )
         panels = {
             "real": real,
             "reconstructed": drawn,
