@@ -269,3 +269,23 @@ def drop_tokens(
         dropped = dropped[:, None].expand(b, t, -1)
     dropped = dropped.reshape(b, t, rows * columns)
     return DroppedTokens(_where(~dropped), dropped)
+
+
+def drop_either(
+    kinds: tuple[DropKind, DropKind],
+    p_second: float | int,
+    shape: tuple[int, int, int, int],
+    ratio: float | int,
+    generator: torch.Generator,
+    device: torch.device | None = None,
+) -> tuple[DroppedTokens, Bool[Tensor, " b"]]:
+    """Each sample's tokens dropped by one of two kinds, never both, and which samples have the
+    second.
+
+    Reference: MaskGWM, Eq. 4.
+    """
+    draw = torch.rand(shape[0], generator=generator, device=generator.device)
+    is_second = (draw < p_second).to(device)
+    first, second = (drop_tokens(kind, shape, float(ratio), generator).dropped for kind in kinds)
+    dropped = torch.where(is_second[:, None, None], second.to(device), first.to(device))
+    return DroppedTokens(_where(~dropped), dropped), is_second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from maskworld.backbones.mmdit import MMDiT, MMDiTConfig
 from maskworld.backbones.mmdit_video import ViewBlock
+from maskworld.masking import drop_tokens
 from maskworld.nn.attention import attend
 from maskworld.weights.sd3 import load_published, load_sd3_into, to_published
 
@@ -182,35 +184,60 @@ def test_every_input_of_a_video_counts(config: MMDiTConfig) -> None:
         assert (found - plain).abs().amax(dim=(0, 2, 3, 4, 5)).min() > 1e-6, name  # in every frame
 
 
-def test_a_row_block_is_full_attention_restricted_to_rows() -> None:
-    block = randomised(ViewBlock(16, 2, "KW", 3))
-    x = torch.randn(1, 2, 3, 8, 16, generator=torch.Generator().manual_seed(0)).double()
-    h = block.norm(x + block.view)
-    query, key, value = (
-        layer(h).flatten(2, 3).flatten(0, 1) for layer in (block.query, block.key, block.value)
-    )
-    row = torch.arange(8).repeat(3) // 4  # two rows of four
-    mask = row[:, None] == row[None]
-    said = attend(query, key, value, 2, mask).unflatten(0, (1, 2)).unflatten(2, (3, 8))
-    y = x + block.out(said)
-    torch.testing.assert_close(block(x, rows=2), y + block.ffn(block.ffn_norm(y)))
-    with pytest.raises(ValueError, match="each of 3 rows"):
-        block(x, rows=3)
+@pytest.mark.parametrize("kind", ["K", "KW", "KHW"])
+def test_a_view_block_is_full_attention_restricted_to_its_places(kind: Any) -> None:
+    """On 2 rows of 3 tokens that were left of a row of 4, too: only the counts matter."""
+    block = randomised(ViewBlock(16, 2, kind, 3))
+    for width in (4, 3):
+        n = 2 * width
+        g = torch.Generator().manual_seed(0)
+        x = torch.randn(1, 2, 3, n, 16, generator=g).double()
+        h = block.norm(x + block.view)
+        query, key, value = (
+            layer(h).flatten(2, 3).flatten(0, 1) for layer in (block.query, block.key, block.value)
+        )
+        place = torch.arange(n).repeat(3) // {"K": 1, "KW": width, "KHW": n}[kind]
+        mask = place[:, None] == place[None]
+        said = attend(query, key, value, 2, mask).unflatten(0, (1, 2)).unflatten(2, (3, n))
+        y = x + block.out(said)
+        torch.testing.assert_close(block(x, rows=2), y + block.ffn(block.ffn_norm(y)))
+        with pytest.raises(ValueError, match="each of 5 rows"):
+            block(x, rows=5)
 
 
-def test_hidden_tokens_are_not_seen_by_other_frames() -> None:
+def test_masked_temporal_attention_joins_the_frames_that_have_a_place() -> None:
+    """The baseline without shift, against attention over only those frames, place by place."""
     model, given = randomised(MMDiT(SILENT)), inputs(SILENT)
-    hidden = torch.zeros(2, 3, 2, 24, dtype=torch.bool)
-    hidden[:, 1, :, 5] = True
     block = model.layers[0].temporal
-    x, condition = model.embed(given["z"]), model.condition(given["t"])
-    before = block(x, None, condition, None, hidden)
-    x = x.clone()
-    x[:, 1, :, 5] += 1.0
-    after = block(x, None, condition, None, hidden)
-    torch.testing.assert_close(after[:, [0, 2]], before[:, [0, 2]])
-    assert not torch.allclose(after[:, 1, :, 5], before[:, 1, :, 5])
-    assert not torch.allclose(block(x, None, condition, None)[:, 0], before[:, 0])
+    tokens = drop_tokens("time_random", (2, 3, 4, 6), 0.5, torch.Generator().manual_seed(0))
+    x = tokens.gather(model.embed(given["z"]))
+    h = torch.randn(6, 2 * 12, 16, generator=torch.Generator().manual_seed(1)).double()
+    said = block._attend_over_time(h, (2, 3, 2), tokens)
+    heads = [
+        layer(h).unflatten(0, (2, 3)).unflatten(2, (2, 12))
+        for layer in (block.query, block.key, block.value)
+    ]
+    for b, v, place in itertools.product(range(2), range(2), range(24)):
+        frames = [t for t in range(3) if not bool(tokens.dropped[b, t, place])]
+        if not frames:
+            continue
+        slots = [int((tokens.kept[b, t] == place).nonzero()) for t in frames]
+        query, key, value = (part[b, frames, v, slots][None] for part in heads)
+        expected = attend(query, key, value, SILENT.num_heads)[0]
+        found = said.unflatten(0, (2, 3)).unflatten(2, (2, 12))[b, frames, v, slots]
+        torch.testing.assert_close(found, expected)
+    condition = model.condition(given["t"])
+    masked = block(x, None, condition, None, tokens)
+    assert not torch.allclose(masked, block(x, None, condition, None))
+
+
+def test_masked_and_packed_attention_agree_where_all_frames_lost_the_same() -> None:
+    model, given = randomised(MMDiT(SILENT)), inputs(SILENT)
+    tokens = drop_tokens("spatial", (2, 3, 4, 6), 0.5, torch.Generator().manual_seed(0))
+    x, condition = tokens.gather(model.embed(given["z"])), model.condition(given["t"])
+    block = model.layers[0].temporal
+    packed = block(x, None, condition, given["actions"])
+    torch.testing.assert_close(block(x, None, condition, given["actions"], tokens), packed)
 
 
 def test_what_does_not_fit_is_refused() -> None:

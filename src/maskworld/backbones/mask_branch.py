@@ -26,7 +26,8 @@ from maskworld.nn.attention import attend
 from maskworld.nn.feedforward import MLP
 from maskworld.nn.norm import RMSNorm, plain_norm
 
-TokenKind = Literal["mixed", "learned", "noise"]
+TokenKind = Literal["mixed", "learned", "noise", "latent"]
+TimeAttention = Literal["slots", "places"]
 EPS = 1e-6
 
 
@@ -42,16 +43,55 @@ class ReconstructionConfig:
     """"spatial_rowwise" where view blocks need rows of one length."""
     time_kind: DropKind = "time_rowwise"
     """"time_random": without rows, the paper's ablation."""
+    time_attention: TimeAttention = "slots"
+    """What temporal attention joins while tokens are dropped. slots: the s-th tokens that are left
+    (the paper's shifted attention, dense); places: equal places, with an attention mask (its
+    baselines: with "time_random" plain random masks, with "time_rowwise" rows without shift)."""
     token: TokenKind = "mixed"
-    """Eq. 3; "learned" and "noise" are its ablation."""
+    """Eq. 3; "learned" (p) and "noise" (f_m(eps)) are its ablation; "latent" puts the embedded
+    noisy latent itself into the empty place, as the contrastive rival does."""
+    token_times: tuple[float, float] = (0.0, 1.0)
+    """Only samples of these times lose tokens; the paper's ablation has "learned" in [0.5, 1] and
+    "noise" in [0, 0.5]. Others take the plain pass [?]."""
     decoder_layers: int = 5
     """Last layers, which see all tokens again (5 in the released module; [?] in the paper)."""
     branch_depth: int = 1
+    """0: no F, a dropped place keeps its mask token."""
     is_shared: bool = False
     """One block for both kinds of masks (worse in Table 4b)."""
     hides_given: bool = True
     """Whether given frames lose tokens too, as in the released module, whose mask token then holds
     noise that never entered those frames. False: there a dropped token comes back as it was."""
+
+    def __post_init__(self) -> None:
+        low, high = self.token_times
+        if not (0 <= low < high <= 1 and 0 <= self.p_time <= 1 and self.branch_depth >= 0):
+            raise ValueError(
+                "Expected token_times (low, high) with 0 <= low < high <= 1, p_time in [0, 1] and "
+                f"branch_depth >= 0, found {self.token_times}, {self.p_time} and "
+                f"{self.branch_depth}."
+            )
+
+    def check(self, num_layers: int, joins_rows: bool) -> None:
+        """Whether a network can be trained like this.
+
+        Args:
+            joins_rows: its view blocks join rows, which must then all have one length.
+
+        Raises:
+            ValueError: a decoder of none or all of its layers; masks that leave rows of different
+                lengths.
+        """
+        if not 0 < self.decoder_layers < num_layers:
+            raise ValueError(
+                f"Expected 1 to {num_layers - 1} decoder layers, found {self.decoder_layers}."
+            )
+        kinds = (self.space_kind, self.time_kind)
+        if joins_rows and not all(kind.endswith("rowwise") for kind in kinds):
+            raise ValueError(
+                f"Expected masks by rows where view blocks join rows (KW), found {kinds}: set "
+                'space_kind "spatial_rowwise" and time_kind "time_rowwise".'
+            )
 
 
 class MaskTokens(nn.Module):
@@ -65,6 +105,8 @@ class MaskTokens(nn.Module):
 
     def __init__(self, kind: TokenKind, in_channels: int, patch_size: int, dim: int) -> None:
         super().__init__()
+        if kind == "latent":
+            raise ValueError('Expected a token of its own, found "latent", which needs no module.')
         self.kind = kind
         self.from_noise = nn.Conv2d(in_channels, dim, 3, stride=patch_size, padding=1)
         self.learned = nn.Parameter(torch.zeros(dim))
@@ -95,7 +137,8 @@ class MaskTokens(nn.Module):
 class MaskBranch(nn.Module):
     """F_s and F_t of Eq. 4, each `depth` blocks; shared: one for both kinds (Table 4b).
 
-    The blocks start silent, so that at first a dropped place holds its mask token.
+    The blocks start silent, so that at first a dropped place holds its mask token; with depth 0 it
+    always does.
     """
 
     def __init__(
@@ -123,7 +166,7 @@ class MaskBranch(nn.Module):
             is_time: which samples lost tokens frame by frame; they go through F_t, others F_s.
         """
         gone = tokens.gone
-        if not gone.shape[-1]:
+        if not gone.shape[-1] or not self.space:
             return x
         guessed = gather_tokens(x, gone)
         for rows, blocks, over_time in ((~is_time, self.space, False), (is_time, self.time, True)):
@@ -180,12 +223,14 @@ class BranchBlock(nn.Module):
             for norm, part in ((self.norm_query, query), (self.norm_key, key))
         )
         if over_time:
-            heads = (rearrange(p, "(b t) m d -> (b m) t d", b=b) for p in (query, key, value))
-            said = attend(*heads, self.num_heads)
+            query, key, value = (
+                rearrange(p, "(b t) m d -> (b m) t d", b=b) for p in (query, key, value)
+            )
+            said = attend(query, key, value, self.num_heads)
             said = rearrange(said, "(b m) t d -> b t m d", b=b)
         else:
-            heads = (p.unflatten(1, (v, n)).flatten(0, 1) for p in (query, key, value))
-            said = attend(*heads, self.num_heads)
+            query, key, value = (p.unflatten(1, (v, n)).flatten(0, 1) for p in (query, key, value))
+            said = attend(query, key, value, self.num_heads)
         said = said.reshape(x.shape)
         if asked is not None:
             x, said = gather_tokens(x, asked), gather_tokens(said, asked)

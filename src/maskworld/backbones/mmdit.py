@@ -22,11 +22,12 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maskworld.backbones.mmdit_video import TemporalBlock, ViewAttention, ViewBlock
+from maskworld.masking import DroppedTokens
 from maskworld.nn.adaln import TimeEmbedding, add_gated, modulate
 from maskworld.nn.attention import attend
 from maskworld.nn.feedforward import MLP
@@ -169,17 +170,18 @@ class MMDiT(nn.Module):
         *,
         rows: int,
         layers: Iterable[int] | None = None,
-        temporal_mask: Bool[Tensor, "b t v n"] | None = None,
+        left: DroppedTokens | None = None,
     ) -> tuple[Float[Tensor, "b t v n d"], Float[Tensor, "btv m d"] | None]:
         """Some layers (from 1; all by default), and the text as they leave it.
 
         Args:
             x: tokens row by row, as many in each of `rows` image rows; may be a part of all.
-            temporal_mask: True = hidden from temporal attention, for MaskGWM's masked baseline.
+            left: which tokens `x` holds, if temporal attention is to join equal places instead of
+                equal slots (MaskGWM's masked baseline).
         """
         chosen = range(1, self.config.num_layers + 1) if layers is None else layers
         for index in chosen:
-            arguments = (x, text, condition, actions, rows, temporal_mask)
+            arguments = (x, text, condition, actions, rows, left)
             layer = self.layers[index - 1]
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x, text = checkpoint(layer, *arguments, use_reentrant=False)
@@ -266,7 +268,7 @@ class MMDiTLayer(nn.Module):
         condition: Float[Tensor, "b t d"],
         actions: Float[Tensor, "b t a"] | None,
         rows: int,
-        temporal_mask: Bool[Tensor, "b t v n"] | None = None,
+        left: DroppedTokens | None = None,
     ) -> tuple[Float[Tensor, "b t v n d"], Float[Tensor, "btv m d"] | None]:
         b, t, v, _, _ = x.shape
         read = text
@@ -274,7 +276,7 @@ class MMDiTLayer(nn.Module):
         flat, text = self.joint(x.flatten(0, 2), text, per_image)
         x = flat.unflatten(0, (b, t, v))
         if self.temporal is not None:
-            x = self.temporal(x, read if text is None else text, condition, actions, temporal_mask)
+            x = self.temporal(x, read if text is None else text, condition, actions, left)
         if self.views is not None:
             x = self.views(x, rows)
         return x, text

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskworld.masking import DroppedTokens
 from maskworld.nn.adaln import modulate, sinusoids
 from maskworld.nn.attention import attend
 from maskworld.nn.feedforward import MLP
@@ -59,9 +60,12 @@ class TemporalBlock(nn.Module):
         text: Float[Tensor, "btv m d"] | None,
         condition: Float[Tensor, "b t d"],
         actions: Float[Tensor, "b t a"] | None,
-        hidden: Bool[Tensor, "b t v n"] | None = None,
+        left: DroppedTokens | None = None,
     ) -> Float[Tensor, "b t v n d"]:
-        """`hidden`: True = not seen by other frames' tokens; each token always sees itself."""
+        """Args:
+        left: which tokens of the frames `x` holds, if a token is to meet those of its own place
+            in other frames, where they are left; None: those of its own slot.
+        """
         b, t, v, n, _ = x.shape
         parts = self.modulation(F.silu(condition)).flatten(0, 1).unsqueeze(1)
         pairs = parts.chunk(3 if self.has_text else 2, dim=-1)
@@ -74,7 +78,7 @@ class TemporalBlock(nn.Module):
         order = self.frame(sinusoids(frames).to(x.dtype))
         y = x.reshape(b * t, v * n, -1)  # only heads change their order
         h = at((x + order[:, None, None]).reshape(y.shape), 0)
-        y = y + self.out(self._attend_over_time(h, (b, t, v, n), hidden))
+        y = y + self.out(self._attend_over_time(h, (b, t, v), left))
         if self.has_text:
             y = y + self._read(at(y, 1), text, actions, (b, t, v))
         else:
@@ -90,20 +94,26 @@ class TemporalBlock(nn.Module):
     def _attend_over_time(
         self,
         h: Float[Tensor, "bt vn d"],
-        shape: tuple[int, int, int, int],
-        hidden: Bool[Tensor, "b t v n"] | None,
+        shape: tuple[int, int, int],
+        left: DroppedTokens | None,
     ) -> Float[Tensor, "bt vn d"]:
-        b, t, _, _ = shape
-        heads = (
-            rearrange(layer(h), "(b t) m d -> (b m) t d", b=b)
-            for layer in (self.query, self.key, self.value)
+        b, t, v = shape
+        parts = [layer(h) for layer in (self.query, self.key, self.value)]
+        if left is None:
+            query, key, value = (rearrange(x, "(b t) m d -> (b m) t d", b=b) for x in parts)
+            said = attend(query, key, value, self.num_heads)
+            return rearrange(said, "(b m) t d -> (b t) m d", b=b)
+        absent = h.new_zeros(b, t, v, left.dropped.shape[-1], h.shape[-1])
+        pattern = "(b t) (v n) d -> b t v n d"
+        placed = (
+            left.scatter(rearrange(part, pattern, b=b, v=v).to(absent), absent) for part in parts
         )
-        mask = None
-        if hidden is not None:
-            may = rearrange(~hidden, "b t v n -> (b v n) 1 1 t")
-            mask = may | torch.eye(t, dtype=torch.bool, device=h.device)
-        said = attend(*heads, self.num_heads, mask)
-        return rearrange(said, "(b m) t d -> (b t) m d", b=b)
+        query, key, value = (rearrange(x, "b t v n d -> (b v n) t d") for x in placed)
+        may = repeat(~left.dropped, "b t n -> (b v n) 1 1 t", v=v)
+        may = may | torch.eye(t, dtype=torch.bool, device=h.device)  # no empty row in the softmax
+        said = attend(query, key, value, self.num_heads, may)
+        whole = rearrange(said, "(b v n) t d -> b t v n d", b=b, v=v)
+        return rearrange(left.gather(whole), "b t v n d -> (b t) (v n) d")
 
     def _read(
         self,

@@ -29,6 +29,7 @@ from maskworld.objectives.self_alignment import (
     sra_loss,
     sra_teacher_time,
 )
+from maskworld.objectives.teacher import follow
 
 RepresentationKind = Literal["none", "sra", "sra2", "self_flow", "repa"]
 Encoder = Callable[[UInt8[Tensor, "b t c h w"]], Float[Tensor, "b t eh ew d"]]
@@ -202,26 +203,11 @@ class RepresentationObjective(nn.Module):
             loss = repa_loss(projected, self._encode(frames, grid).to(projected), context)
         return {config.kind: config.weight * loss}
 
-    @torch.no_grad()
     def _follow(self, student: nn.Module) -> None:
-        """Moves the teacher towards the student: once after every step of its optimizer.
-
-        A step is known by the weights' norms (fused optimizers leave no other trace), which are
-        saved: neither accumulated batches nor evaluation move the teacher, and a resumed run does
-        as the uninterrupted one.
-        """
-        weights = [weight.detach() for weight in student.parameters()]
-        norms = torch.stack(torch._foreach_norm(weights)).to(self.seen_norms)
-        if not self.training or torch.equal(norms, self.seen_norms):
-            return
-        self.seen_norms.copy_(norms)
-        count = int(self.num_updates)
-        decay = min(self.config.ema_decay, (1 + count) / (10 + count)) if count else 0.0
-        averages: list[Tensor] = list(self.teacher.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-        for own, buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
-            own.copy_(buffer)
-        self.num_updates += 1
+        """Evaluation does not move the teacher."""
+        if self.training:
+            decay = self.config.ema_decay
+            follow(self.teacher, student, self.seen_norms, self.num_updates, decay)
 
     @torch.no_grad()
     def _encode(

@@ -28,27 +28,36 @@ docs/adr/0012-reading-of-maskgwm.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from maskworld.backbones.mask_branch import MaskBranch, MaskTokens, ReconstructionConfig
 from maskworld.backbones.mmdit import MMDiT, MMDiTConfig
-from maskworld.conditioning.actions import integrate_unicycle
-from maskworld.conditioning.priors import MIN_TIME, measured_variance
+from maskworld.conditioning.driving_prompt import (
+    POSE,
+    Conditions,
+    carried_past,
+    embed_signals,
+    embed_text,
+    unknown_signals,
+)
+from maskworld.conditioning.priors import measured_variance
+from maskworld.conditioning.sd3_text import SD3TextConfig, SD3TextEncoder
 from maskworld.conditioning.signals import VISTA_SIGNALS, Signal, SignalEncoder
 from maskworld.conditioning.text import SmallTextConfig, T5TextConfig, build_text_encoder
-from maskworld.flow import TimeSampling, add_noise, interpolate, linear_velocity
+from maskworld.flow import TimeSampling, add_noise, interpolate
 from maskworld.guidance import drop_conditions
 from maskworld.interfaces import VelocityModel
-from maskworld.masking import DroppedTokens, drop_tokens
+from maskworld.masking import DroppedTokens, drop_either
 from maskworld.nn.parameters import named_groups
 from maskworld.nn.pixels import to_unit
 from maskworld.nn.release import ReleaseMixin
+from maskworld.objectives.contrast import ContrastConfig, ContrastObjective
 from maskworld.objectives.flow_matching import flow_matching_loss
 from maskworld.samplers.euler import euler
 from maskworld.samplers.flow_sampling import FlowSampling
@@ -61,11 +70,6 @@ from maskworld.tokenizers.latent import (
 from maskworld.types import Batch, LossOutput, Prompt
 
 STAGES = ("tokenizer", "image", "video", "masked")
-POSE = Signal("pose", 3)
-"""x, y, heading."""
-POSE_SCALE = (10.0, 4.0, 0.5)
-"""What they are divided by: metres, metres, radians. Ours."""
-
 
 # ------------------------------------------------------------------------------------ 1. Config
 
@@ -78,8 +82,8 @@ class MaskGWMConfig:
     """SD3-medium, a temporal block after every layer; view_attention "KW" for six cameras."""
     tokenizer: LatentConfig = field(default_factory=PretrainedImageVAEConfig)
     """SD3's VAE; a video tokenizer is used frame by frame."""
-    text: SmallTextConfig | T5TextConfig | None = field(
-        default_factory=lambda: T5TextConfig("google/t5-v1_1-xxl", dim=4096, max_tokens=77)
+    text: SmallTextConfig | T5TextConfig | SD3TextConfig | None = field(
+        default_factory=SD3TextConfig
     )
     signals: tuple[Signal, ...] = VISTA_SIGNALS
     """What `Batch.actions` holds; empty = no actions."""
@@ -92,6 +96,12 @@ class MaskGWMConfig:
     what they only read. Ours; off in the paper."""
     reconstruction: ReconstructionConfig | None = field(default_factory=ReconstructionConfig)
     """Used in stages "masked..."; None = the baseline without."""
+    contrast: ContrastConfig | None = None
+    """The rival of the paper's Table 4, z_tau in the empty places and a contrastive term; goes
+    with `ReconstructionConfig(token="latent")`. None in the paper's own model."""
+    clip_lengths: tuple[int, ...] = ()
+    """In stages of clips each batch is cut to one of these lengths at random (16, 20 and 24 in the
+    paper's stages 1b and 1c); empty = as they come."""
     carries_past: bool = False
     """Start from "nothing moves": each future frame is told the last given one, and the network
     predicts what that misses. Ours; ADR 0010."""
@@ -124,10 +134,12 @@ class MaskGWMConfig:
                 f"channels, found {network.in_channels} and {network.out_channels}: set "
                 "MMDiTConfig(in_channels=..., out_channels=...)."
             )
-        text_dim = 0 if self.text is None else self.text.dim
-        if network.text_dim != text_dim or network.pooled_dim not in (0, text_dim):
+        text_dim = pooled = 0 if self.text is None else self.text.dim
+        if isinstance(self.text, SD3TextConfig):
+            pooled = self.text.pooled_dim
+        if network.text_dim != text_dim or network.pooled_dim not in (0, pooled):
             raise ValueError(
-                f"Expected a network with text_dim {text_dim} and pooled_dim 0 or {text_dim}, "
+                f"Expected a network with text_dim {text_dim} and pooled_dim 0 or {pooled}, "
                 f"found {network.text_dim} and {network.pooled_dim}."
             )
         if bool(self.signals) != bool(network.action_dim):
@@ -156,21 +168,37 @@ class MaskGWMConfig:
                 f"Expected frames with sides of multiples of {unit} (latents of {stride}, patches "
                 f"of {network.patch_size}), found {self.frame_size}."
             )
-        masks = self.reconstruction
-        if masks is not None and not 0 < masks.decoder_layers < network.num_layers:
+        if self.reconstruction is not None:
+            self.reconstruction.check(network.num_layers, network.view_attention == "KW")
+        elif self.contrast is not None:
+            raise ValueError("Expected reconstruction with contrast, found none.")
+        if self.clip_lengths and not self.max_given < min(self.clip_lengths):
             raise ValueError(
-                f"Expected 1 to {network.num_layers - 1} decoder layers, found "
-                f"{masks.decoder_layers}."
+                f"Expected clip_lengths above max_given {self.max_given}, found "
+                f"{self.clip_lengths}."
             )
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What the network is told beside latents and times."""
+class Prepared(NamedTuple):
+    """What the layers of the network read."""
 
-    text: Float[Tensor, "b m e"] | None
-    pooled: Float[Tensor, "b e"] | None
+    x: Float[Tensor, "b t v n d"]
+    text: Float[Tensor, "btv m d"] | None
+    condition: Float[Tensor, "b t d"]
+    """Embedded times, and what joins them."""
     actions: Float[Tensor, "b t a"] | None
+    prior: Float[Tensor, "b t v c gh gw"] | None
+    """The velocity known beforehand."""
+    grid: tuple[int, int]
+
+
+class MaskedPass(NamedTuple):
+    """What comes out of `run_masked`."""
+
+    velocity: Float[Tensor, "b t v d gh gw"]
+    seen: Float[Tensor, "b t v k c"]
+    """The encoder's states of the tokens that are left."""
+    tokens: DroppedTokens
 
 
 class MaskGWM(nn.Module, ReleaseMixin):
@@ -183,7 +211,11 @@ class MaskGWM(nn.Module, ReleaseMixin):
         super().__init__()
         self.config, network = config, config.network
         self.tokenizer = build_latent_tokenizer(config.tokenizer)
-        self.text_encoder = build_text_encoder(config.text)
+        self.text_encoder = (
+            SD3TextEncoder(config.text)
+            if isinstance(config.text, SD3TextConfig)
+            else build_text_encoder(config.text)
+        )
         self.network = MMDiT(network)
         if config.signals:
             told = (*config.signals, POSE) if config.integrates_actions else config.signals
@@ -193,10 +225,11 @@ class MaskGWM(nn.Module, ReleaseMixin):
                 nn.init.zeros_(self.modulation.weight)
                 nn.init.zeros_(self.modulation.bias)
         masks = config.reconstruction
-        if masks is not None:
+        if masks is not None and masks.token != "latent":
             self.mask_tokens = MaskTokens(
                 masks.token, network.out_channels, network.patch_size, network.dim
             )
+        if masks is not None:
             self.branch = MaskBranch(
                 network.dim,
                 network.num_heads,
@@ -204,6 +237,8 @@ class MaskGWM(nn.Module, ReleaseMixin):
                 masks.branch_depth,
                 masks.is_shared,
             )
+        if config.contrast is not None:
+            self.contrast = ContrastObjective(config.contrast, self.network, network.dim)
         if config.carries_past:
             self.register_buffer("prior_variance", torch.ones(config.tokenizer.channels))
 
@@ -227,26 +262,14 @@ class MaskGWM(nn.Module, ReleaseMixin):
         learned nulls."""
         text = pooled = actions = None
         if self.text_encoder is not None:
-            words = list(prompt.text or [""] * batch_size)
-            if dropped_text is not None:
-                words = ["" if gone else word for word, gone in zip(words, dropped_text.tolist())]
-            states, is_word = self.text_encoder(words)
-            text = states.to(self.device) * is_word.to(self.device)[..., None]
-            if self.config.network.pooled_dim:
-                pooled = text.sum(1) / is_word.to(text).sum(1, keepdim=True).clamp(min=1)
-        if self.config.signals and prompt.actions is not None:
-            rows = prompt.actions.to(self.device)
-            if prompt.has_actions is not None:
-                absent = ~prompt.has_actions.to(self.device)
-                rows = rows.masked_fill(absent[:, None, None], torch.nan)
-            if self.config.integrates_actions:
-                poses = integrate_unicycle(rows, rows.new_full((len(rows),), self.config.fps))
-                rows = torch.cat([rows, poses / poses.new_tensor(POSE_SCALE)], dim=-1)
-                if dropped_signals is not None:  # the pose tells what it was integrated from
-                    gone = dropped_signals.any(dim=1, keepdim=True)
-                    dropped_signals = torch.cat([dropped_signals, gone], dim=1)
-            actions = self.signals(rows, dropped_signals)
-        return Conditions(text, pooled, actions)
+            like = self.network.patch_in.weight
+            text, pooled = embed_text(
+                self.text_encoder, prompt.text, batch_size, dropped_text, like
+            )
+        if self.config.signals:
+            fps = self.config.fps if self.config.integrates_actions else None
+            actions = embed_signals(self.signals, prompt, dropped_signals, self.device, fps)
+        return Conditions(text, pooled if self.config.network.pooled_dim else None, actions)
 
     # ---------------------------------------------------------------------------- 3. Training
 
@@ -261,6 +284,8 @@ class MaskGWM(nn.Module, ReleaseMixin):
                 raise ValueError("Expected frames to train the tokenizer on, found none.")
             frames = to_unit(rearrange(batch.frames, "b v t c h w -> (b v t) 1 c h w"))
             return self.tokenizer.reconstruction_loss(frames, generator)
+        if stage.startswith(("video", "masked")) and self.config.clip_lengths:
+            batch = self._cut(batch, generator)
         latents = self._latents_of(batch)
         prompt = Prompt(batch.captions or None, batch.actions, batch.has_actions, batch.fps)
         if stage.startswith("image"):
@@ -272,18 +297,37 @@ class MaskGWM(nn.Module, ReleaseMixin):
         else:
             raise ValueError(f"Expected a stage of {', '.join(STAGES)}, found {stage!r}.")
         masked = stage.startswith("masked") and self.config.reconstruction is not None
-        loss = self._flow_loss(latents, prompt, masked, stage.startswith("image"), generator)
-        return LossOutput(loss, {"velocity": loss.detach()})
+        terms = self._terms(latents, prompt, masked, stage.startswith("image"), generator)
+        total = torch.stack(list(terms.values())).sum()
+        return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
-    def _flow_loss(
+    def _cut(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch's first frames, as many as one draw of `clip_lengths` says."""
+        lengths = self.config.clip_lengths
+        draw = torch.randint(len(lengths), (1,), generator=generator, device=generator.device)
+        length = lengths[int(draw)]
+        found = [x.shape[2] for x in (batch.frames, batch.latents) if x is not None]
+        if any(max(lengths) > count for count in found):
+            raise ValueError(
+                f"Expected clips of at least {max(lengths)} frames for clip_lengths {lengths}, "
+                f"found {min(found)}: make longer clips, or shorten clip_lengths."
+            )
+        frames, latents, actions = (
+            None if x is None else x.narrow(axis, 0, length)
+            for x, axis in ((batch.frames, 2), (batch.latents, 2), (batch.actions, 1))
+        )
+        return replace(batch, frames=frames, latents=latents, actions=actions)
+
+    def _terms(
         self,
         z0: Float[Tensor, "b t v d gh gw"],
         prompt: Prompt,
         masked: bool,
         is_image: bool,
         generator: torch.Generator,
-    ) -> Float[Tensor, ""]:
-        """Eq. 1 over all tokens that are not given, the dropped ones included."""
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Eq. 1 over all tokens that are not given, the dropped ones included; beside it only the
+        rival's term, where there is one."""
         config = self.config
         b, t = z0.shape[:2]
         given = 0 if is_image else self._draw_given(generator)
@@ -305,13 +349,71 @@ class MaskGWM(nn.Module, ReleaseMixin):
             if config.signals
             else None,
         )
+        terms: dict[str, Tensor] = {}
         if masked:
-            velocity = self.run_masked(z, noisy.t, eps, given, conditions, generator)
+            velocity = self._reconstruct(z0, z, noisy.t, eps, given, conditions, generator, terms)
         else:
             velocity = self.run(z, noisy.t, given, conditions)
         weight = noisy.t.square() if config.weighs_by_time else None
         out = velocity.flatten(2)
-        return flow_matching_loss(out, noisy.target, noisy.context, weight=weight)
+        loss = flow_matching_loss(out, noisy.target, noisy.context, weight=weight)
+        return {"velocity": loss} | terms
+
+    def _reconstruct(
+        self,
+        z0: Float[Tensor, "b t v d gh gw"],
+        z: Float[Tensor, "b t v d gh gw"],
+        t: Float[Tensor, "b t"],
+        eps: Float[Tensor, "b t v d gh gw"],
+        given: int,
+        conditions: Conditions,
+        generator: torch.Generator,
+        terms: dict[str, Tensor],
+    ) -> Float[Tensor, "b t v d gh gw"]:
+        """Velocity, from what is left of samples whose time is in `token_times`; the rival's term
+        goes into `terms`."""
+        masks = self.config.reconstruction
+        assert masks is not None
+        low, high = masks.token_times
+        level = t.amax(dim=1)
+        inside = (level >= low) & (level <= high)
+        if not bool(inside.any()):
+            return self.run(z, t, given, conditions)
+        told = conditions.of(inside)
+        out = self.run_masked(z[inside], t[inside], eps[inside], given, told, generator)
+        if self.config.contrast is not None:
+
+            def teach(network: MMDiT) -> Tensor:
+                return out.tokens.gather(
+                    self._taught(network, z0[inside], eps[inside], given, told)
+                )
+
+            context = (torch.arange(z.shape[1], device=z.device) < given).expand(len(out.seen), -1)
+            terms["contrast"] = self.contrast(self.network, out.seen, teach, context)
+        if bool(inside.all()):
+            return out.velocity
+        plain = self.run(z[~inside], t[~inside], given, conditions.of(~inside))
+        order = torch.cat([inside.nonzero(), (~inside).nonzero()]).flatten().argsort()
+        return torch.cat([out.velocity, plain])[order]
+
+    def _taught(
+        self,
+        network: MMDiT,
+        z0: Float[Tensor, "b t v d gh gw"],
+        eps: Float[Tensor, "b t v d gh gw"],
+        given: int,
+        conditions: Conditions,
+    ) -> Float[Tensor, "b t v n c"]:
+        """What the rival's teacher makes of all tokens of nearly clean latents."""
+        contrast = self.config.contrast
+        assert contrast is not None
+        t = torch.full(z0.shape[:2], contrast.teacher_time).to(z0)
+        t[:, :given] = 0.0
+        x, text, condition, actions, _, grid = self._prepare(
+            interpolate(z0, eps, t), t, given, conditions, network
+        )
+        encoder = self._encoder_layers
+        return network.run(x, text, condition, actions, rows=grid[0], layers=encoder)[0]
 
     def _draw_given(self, generator: torch.Generator) -> int:
         low, high = self.config.min_given, self.config.max_given
@@ -326,9 +428,8 @@ class MaskGWM(nn.Module, ReleaseMixin):
         conditions: Conditions,
     ) -> Float[Tensor, "b t v d gh gw"]:
         """Velocity of every frame; nothing is dropped, and no part of the branch is touched."""
-        x, prior, condition, text = self._prepare(z, t, num_given, conditions)
-        grid = (z.shape[-2] // self._patch, z.shape[-1] // self._patch)
-        x, _ = self.network.run(x, text, condition, conditions.actions, rows=grid[0])
+        x, text, condition, actions, prior, grid = self._prepare(z, t, num_given, conditions)
+        x, _ = self.network.run(x, text, condition, actions, rows=grid[0])
         return self._finish(x, condition, grid, prior)
 
     def run_masked(
@@ -339,44 +440,40 @@ class MaskGWM(nn.Module, ReleaseMixin):
         num_given: int,
         conditions: Conditions,
         generator: torch.Generator,
-    ) -> Float[Tensor, "b t v d gh gw"]:
+    ) -> MaskedPass:
         """Velocity of every frame from the tokens that are left.
 
         Reference: MaskGWM, Eq. 2.
         """
         masks, network = self.config.reconstruction, self.network
         assert masks is not None
-        x, prior, condition, text = self._prepare(z, t, num_given, conditions)
-        grid = (z.shape[-2] // self._patch, z.shape[-1] // self._patch)
-        tokens, is_time = self._draw_dropped((*z.shape[:2], *grid), generator)
-        encoder = network.config.num_layers - masks.decoder_layers
-        actions, places = conditions.actions, network.places(*grid)
-        seen, text = network.run(  # E, on what is left
-            tokens.gather(x), text, condition, actions, rows=grid[0], layers=range(1, encoder + 1)
+        x, text, condition, actions, prior, grid = self._prepare(z, t, num_given, conditions)
+        tokens, is_time = drop_either(
+            (masks.space_kind, masks.time_kind),
+            masks.p_time,
+            (*z.shape[:2], *grid),
+            masks.ratio,
+            generator,
+            self.device,
         )
-        fill = self.mask_tokens(eps, t, places)
+        encoder, places = self._encoder_layers, network.places(*grid)
+        seen, text = network.run(  # E, on what is left
+            tokens.gather(x),
+            text,
+            condition,
+            actions,
+            rows=grid[0],
+            layers=encoder,
+            left=tokens if masks.time_attention == "places" else None,
+        )
+        fill = x if masks.token == "latent" else self.mask_tokens(eps, t, places)
         if not masks.hides_given:
             fill = torch.cat([x[:, :num_given], fill[:, num_given:]], dim=1)
         x = tokens.scatter(seen, fill)
         x = self.branch(x, text, condition, is_time, tokens)  # F
-        rest = range(encoder + 1, network.config.num_layers + 1)
+        rest = range(encoder.stop, network.config.num_layers + 1)
         x, _ = network.run(x, text, condition, actions, rows=grid[0], layers=rest)  # D
-        return self._finish(x, condition, grid, prior)
-
-    def _draw_dropped(
-        self, shape: tuple[int, int, int, int], generator: torch.Generator
-    ) -> tuple[DroppedTokens, Bool[Tensor, " b"]]:
-        """Each sample's own kind of mask, never both."""
-        masks = self.config.reconstruction
-        assert masks is not None
-        draw = torch.rand(shape[0], generator=generator, device=generator.device)
-        is_time = (draw < masks.p_time).to(self.device)
-        space = drop_tokens(masks.space_kind, shape, masks.ratio, generator)
-        time = drop_tokens(masks.time_kind, shape, masks.ratio, generator)
-        chosen = is_time[:, None, None]
-        kept = torch.where(chosen, time.kept.to(chosen.device), space.kept.to(chosen.device))
-        gone = torch.where(chosen, time.dropped.to(chosen.device), space.dropped.to(chosen.device))
-        return DroppedTokens(kept, gone), is_time
+        return MaskedPass(self._finish(x, condition, grid, prior), seen, tokens)
 
     def _prepare(
         self,
@@ -384,30 +481,26 @@ class MaskGWM(nn.Module, ReleaseMixin):
         t: Float[Tensor, "b t"],
         num_given: int,
         conditions: Conditions,
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """Tokens, the velocity known beforehand, the embedded times, the text stream."""
-        x, prior = z, None
+        network: MMDiT | None = None,
+    ) -> Prepared:
+        """Everything embedded.
+
+        Args:
+            network: another one than the system's own, for a teacher.
+        """
+        network = self.network if network is None else network
+        x, prior, actions = z, None, conditions.actions
         if self.config.carries_past:
-            still = torch.zeros_like(z)
-            if num_given:
-                still = repeat(z[:, num_given - 1], "b ... -> b t ...", t=z.shape[1]).clone()
-                still[:, :num_given] = z[:, :num_given]
+            still, prior = carried_past(z, t, num_given, self.prior_variance)
             x = torch.cat([z, still], dim=3)
-            flat = (rearrange(y, "b t v d gh gw -> b (t v gh gw) d") for y in (z, still))
-            z_flat, mean = flat
-            time = t.clamp(min=MIN_TIME).repeat_interleave(z_flat.shape[1] // z.shape[1], dim=1)
-            known = linear_velocity(z_flat, time, mean, self.prior_variance)
-            _, frames, v, _, gh, gw = z.shape
-            prior = rearrange(
-                known, "b (t v gh gw) d -> b t v d gh gw", t=frames, v=v, gh=gh, gw=gw
-            )
-        network = self.network
-        network.check(x, conditions.text, conditions.pooled, conditions.actions)
+        if self.config.signals and actions is None:
+            actions = unknown_signals(self.signals, *z.shape[:2])
+        grid = network.check(x, conditions.text, conditions.pooled, actions)
         condition = network.condition(t, conditions.pooled)
-        if self.config.modulates_by_actions and conditions.actions is not None:
-            condition = condition + self.modulation(conditions.actions)
+        if self.config.modulates_by_actions and actions is not None:
+            condition = condition + self.modulation(actions)
         text = network.read_text(conditions.text, z.shape[1] * z.shape[2])
-        return network.embed(x), prior, condition, text
+        return Prepared(network.embed(x), text, condition, actions, prior, grid)
 
     def _finish(
         self, x: Tensor, condition: Tensor, grid: tuple[int, int], prior: Tensor | None
@@ -416,8 +509,11 @@ class MaskGWM(nn.Module, ReleaseMixin):
         return velocity if prior is None else velocity + prior
 
     @property
-    def _patch(self) -> int:
-        return self.config.network.patch_size
+    def _encoder_layers(self) -> range:
+        """E, counted from 1; the others are D."""
+        masks = self.config.reconstruction
+        assert masks is not None
+        return range(1, self.config.network.num_layers - masks.decoder_layers + 1)
 
     def parameter_groups(self, stage: str) -> list[dict[str, Any]]:
         """What trains in a stage; everything else is frozen. No decay on vectors.
@@ -438,7 +534,7 @@ class MaskGWM(nn.Module, ReleaseMixin):
         else:
             raise ValueError(f"Expected a stage of {', '.join(STAGES)}, found {stage!r}.")
         if stage.startswith("masked"):
-            parts += ["mask_tokens.", "branch."]
+            parts += ["mask_tokens.", "branch.", "contrast.head."]
         return named_groups(self, parts, without)
 
     def _latents_of(self, batch: Batch) -> Float[Tensor, "b v t d gh gw"]:
