@@ -99,6 +99,17 @@ def test_odd_sides_come_back_from_video_without_the_padding(tmp_path: Path) -> N
     assert LeRobotSource(tmp_path / "set").episode(0).read([0, 3]).shape == (1, 2, 3, 35, 41)
 
 
+def test_actions_are_read_from_the_column_that_is_named(tmp_path: Path) -> None:
+    episode = make_episode(6, 0)
+    wanted = episode["actions"] + 1
+    episode["extra"]["expert_action"] = wanted
+    write(tmp_path / "data", [episode])
+    source = LeRobotSource(tmp_path / "data", action_column="expert_action")
+    np.testing.assert_array_equal(source.episode(0).actions, wanted)
+    with pytest.raises(ValueError, match="no column 'wish' of actions"):
+        LeRobotSource(tmp_path / "data", action_column="wish")
+
+
 def test_the_automatic_codec_keeps_small_frames_lossless() -> None:
     assert lerobot_writer.choose_codec("auto", (96, 160)) == "png"
     assert lerobot_writer.choose_codec("auto", (256, 256)) in ("av1", "h264")

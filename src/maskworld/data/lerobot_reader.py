@@ -35,19 +35,32 @@ class LeRobotSource:
         root: the dataset's folder.
         views: features to use as cameras, in this order (the part after "observation.images." is
             enough); None = every image or video feature that is neither labels nor depth.
+        action_column: where actions are read; a recording with noise on its expert's actions keeps
+            what the expert wanted in a column of its own, timed as "action" is.
 
     Raises:
-        ValueError: no dataset, another version, a missing or truncated file, unknown views, views
-            of different sizes or frame rates.
+        ValueError: no dataset, another version, a missing or truncated file, unknown views or
+            column, views of different sizes or frame rates.
     """
 
-    def __init__(self, root: Path | str, views: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        views: Sequence[str] | None = None,
+        action_column: str = "action",
+    ) -> None:
         self.root = Path(root)
         self.info = read_info(self.root)
         self.name = self.root.name
         self.fps = float(self.info["fps"])
         self.rows, self.tasks = read_tables(self.root, self.info)
         self.features: dict[str, dict[str, Any]] = self.info["features"]
+        self.action_column = action_column
+        if action_column != "action" and action_column not in self.features:
+            raise ValueError(
+                f"{self.name} has no column {action_column!r} of actions: expected one of "
+                f"{sorted(self.features)}."
+            )
         self.cameras = _cameras(self.root, self.features, views)
         self.label_keys = _label_keys(self.features, self.cameras)
         self.size = _common_size(self.root, self.features, self.cameras)
@@ -81,7 +94,7 @@ class LeRobotSource:
     @property
     def action_names(self) -> list[str] | None:
         """Names of the action channels; "action_0", ... where the dataset names none."""
-        feature = self.features.get("action")
+        feature = self.features.get(self.action_column)
         if feature is None:
             return None
         names = feature.get("names")
@@ -158,11 +171,12 @@ class LeRobotEpisode:
         self._actions = values
 
     def _read_actions(self) -> np.ndarray | None:
-        feature = self._source.features.get("action")
-        if feature is None:
+        features, column = self._source.features, self._source.action_column
+        if column not in features:
             return None
-        actions = self.extra("action").reshape(self.num_frames, -1).astype(np.float32)
-        if (feature.get("info") or {}).get("timing") == schema.STEP_INTO_FRAME:
+        actions = self.extra(column).reshape(self.num_frames, -1).astype(np.float32)
+        info = features.get("action", features[column]).get("info") or {}
+        if info.get("timing") == schema.STEP_INTO_FRAME:
             return actions
         return np.concatenate([actions[:1], actions[:-1]])
 
