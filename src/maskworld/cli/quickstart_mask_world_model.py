@@ -37,6 +37,7 @@ from maskworld.cli.robot_scores import (
 )
 from maskworld.data.dataset import MemoryDataset
 from maskworld.data.loader import make_loader
+from maskworld.data.transforms import RecolorRegions
 from maskworld.evaluation.manipulation_scores import add_success
 from maskworld.evaluation.results import Results
 from maskworld.recipes import load_recipe_of
@@ -129,8 +130,13 @@ def fit(
     recipe: MaskWorldModelRecipe,
     material: RobotMaterial,
     options: QuickstartOptions,
+    recolor: RecolorRegions | None = None,
 ) -> None:
-    """Trains the stages in turn. Clips become latents once the tokenizer has been trained."""
+    """Trains the stages in turn. Clips become latents once the tokenizer has been trained.
+
+    Args:
+        recolor: an augmentation of both stages; the quickstart has none.
+    """
     encoded: list[EncodedEpisodes] = []
     stride = recipe.robot.clip_stride
 
@@ -138,7 +144,7 @@ def fit(
         if stage.name == "tokenizer":
             return control_clips(model.config, material.train, stride)
         if not encoded:
-            encoded.append(encode_episodes(model, material, stride))
+            encoded.append(encode_episodes(model, material, stride, recolor))
         if stage.name.startswith("dynamics"):
             return MemoryDataset(encoded[0].dynamics)
         policy: Sequence[Any] = encoded[0].policy

@@ -15,6 +15,7 @@ from maskworld.data.control import ControlClips, ControlWindow, MemoryPick
 from maskworld.data.control_statistics import ControlStatistics, control_statistics
 from maskworld.data.episodes import ArrayEpisode, ListSource
 from maskworld.data.lerobot import LeRobotSource
+from maskworld.data.transforms import RecolorRegions
 from maskworld.preparation.collect_metaworld import MetaWorldPlan, collect_metaworld
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.systems.mask_world_model import MaskWorldModel, MaskWorldModelConfig
@@ -101,16 +102,23 @@ def control_window(config: MaskWorldModelConfig) -> ControlWindow:
 
 
 def control_clips(
-    config: MaskWorldModelConfig, source: ListSource, clip_stride: int, *, reads_future: bool = True
+    config: MaskWorldModelConfig,
+    source: ListSource,
+    clip_stride: int,
+    *,
+    reads_future: bool = True,
+    recolor: RecolorRegions | None = None,
 ) -> ControlClips:
     """Clips for the first stage and for scores; without `reads_future`, those of the second, in
-    which no mask and no future frame is ever read."""
+    which no mask and no future frame is ever read, but by `recolor`, which keeps masks to itself.
+    """
     return ControlClips(
         source,
         control_window(config),
         clip_stride=clip_stride,
         reads_labels=reads_future and config.target == "mask",
         reads_future=reads_future and config.target == "rgb",
+        recolor=recolor,
     )
 
 
@@ -134,10 +142,14 @@ class EncodedEpisodes:
 
 
 def encode_episodes(
-    model: MaskWorldModel, material: RobotMaterial, clip_stride: int
+    model: MaskWorldModel,
+    material: RobotMaterial,
+    clip_stride: int,
+    recolor: RecolorRegions | None = None,
 ) -> EncodedEpisodes:
-    """Latents of all training clips, made once: the tokenizer is frozen by now."""
-    clips = control_clips(model.config, material.train, clip_stride)
+    """Latents of all training clips, made once: the tokenizer is frozen by now. What `recolor`
+    draws for a clip stays."""
+    clips = control_clips(model.config, material.train, clip_stride, recolor=recolor)
     count = model.config.num_memory
     dynamics: list[Clip] = []
     for start in range(0, len(clips), ENCODED_AT_ONCE):

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from maskworld.cli.quickstart_parts import spread
 from maskworld.cli.robot_material import RobotMaterial, control_clips
-from maskworld.data.control import ControlClips
+from maskworld.data.control import ControlClips, MemoryPick
 from maskworld.evaluation.manipulation import (
     CLEAN,
     Evaluation,
@@ -36,7 +36,7 @@ from maskworld.policies.robot_chunk_net import (
 from maskworld.policies.robot_world_model import world_model_policy
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.report import VideoRow
-from maskworld.systems.mask_world_model import MaskWorldModel
+from maskworld.systems.mask_world_model import MaskWorldModel, MaskWorldModelConfig
 from maskworld.types import collate
 
 LOW, HIGH = (-1.0,) * 4, (1.0,) * 4
@@ -97,10 +97,7 @@ def robot_policies(
     own = world_model_policy(model, spec, sampling=recipe.sampling, seed=seed)
     makers: dict[str, PolicyMaker] = {"model": own.twin}
     for name, net in nets.items():
-        policy = ChunkPolicy(
-            net, spec, memory=own.memory, exec_steps=own.exec_steps, frame_stride=own.frame_stride
-        )
-        makers[name] = policy.twin
+        makers[name] = net_policy(net, spec, recipe.system).twin
     recordings: dict[str, np.ndarray] = {}
     for number in range(len(material.train)):
         episode: Any = material.train.episode(number)
@@ -113,6 +110,14 @@ def robot_policies(
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     sizes["model"] = sum(p.numel() for p in model.parameters())
     return RobotPolicies(makers, own, sizes)
+
+
+def net_policy(net: ChunkNet, spec: ControlSpec, config: MaskWorldModelConfig) -> ChunkPolicy:
+    """A policy without a world model that executes as much of a chunk as the model does."""
+    memory = MemoryPick(config.num_memory, "every", stride=config.memory_stride)
+    return ChunkPolicy(
+        net, spec, memory=memory, exec_steps=config.exec_steps, frame_stride=config.frame_stride
+    )
 
 
 def try_policies(
