@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mask_world_model_material import FEW, micro_config, micro_model
+import torch
+from mask_world_model_material import FEW, SIZE, batch_of, micro_config, micro_model
+from metaworld_gl import needs_gl
 from robot_recordings import CLASSES, VIEWS, write_robot
 from robot_toy import LineWorld
 
@@ -17,6 +20,7 @@ from maskworld.cli.robot_data import STATISTICS_FILE
 from maskworld.cli.serve import ServeOptions, spec_of
 from maskworld.data.control_statistics import ControlStatistics
 from maskworld.recipes.open import load_mask_world_model, save_release
+from maskworld.systems.mask_world_model import MaskWorldModel
 from maskworld.types import Observation
 
 
@@ -35,12 +39,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_model(folder: Path, *, awake: bool = False) -> None:
     save_release(micro_model(awake=awake), folder, FEW)
+    save_statistics(folder, 3, VIEWS, 20)
+
+
+def save_statistics(folder: Path, state_dim: int, views: tuple[str, ...], fps: int) -> None:
     numbers = {"min": -1.0, "max": 1.0, "mean": 0.0, "std": 1.0, "q01": -1.0, "q99": 1.0}
     stats = {
         name: {key: [value] * width for key, value in numbers.items()}
-        for name, width in (("action", 4), ("observation.state", 3))
+        for name, width in (("action", 4), ("observation.state", state_dim))
     }
-    ControlStatistics(stats, 20, list(VIEWS)).save(folder / STATISTICS_FILE)
+    ControlStatistics(stats, fps, list(views)).save(folder / STATISTICS_FILE)
 
 
 def run(place: Path, out: Path, *words: str, model: str = "model") -> int:
@@ -137,6 +145,46 @@ class ToyExpert:
 
     def act(self, observation: Observation) -> Any:
         return self.world.expert_action()
+
+
+@needs_gl
+def test_a_model_acts_in_metaworld_itself(tmp_path: Path) -> None:
+    for name in ("model", "other"):
+        save_for_metaworld(tmp_path / name)
+    words = ["--world", "metaworld", "--tasks", "drawer-open-v3", "--episodes", "2"]
+    words += ["--workers", "0", "--step-limit", "5", "--perturb", "light+camera-shift"]
+    words += ["--prune", "0.5", "--beside", "expert", "twin=OTHER"]
+    words = [word.replace("OTHER", str(tmp_path / "other")) for word in words]
+    out = tmp_path / "scores"
+    assert run(tmp_path, out, *words) == 0
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["metrics"]["success"]["n"] == 2
+    assert found["metrics"]["success_under/light.camera-shift"]["twin"] == 0.0
+    told = found["protocol"]["manipulation"]
+    assert told["world"]["cameras"] == ["corner4", "gripperPOV"]
+    assert told["world"]["size"] == list(SIZE)
+    assert told["endings"]["model"] == {"limit": 4}
+    assert told["endings"]["expert"] == {"limit": 2}
+    assert "no episode succeeds without dropping" in found["protocol"]["pruning"]
+    lines = (out / "episodes" / "episodes.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * (2 * 2 + 1 + 1 + 1)  # clean and perturbed twice; once the others
+    assert run(tmp_path, out, *words) == 0
+    assert (out / "episodes" / "episodes.jsonl").read_text().splitlines() == lines
+
+
+def save_for_metaworld(folder: Path) -> None:
+    """Four numbers of state, as Meta-World has."""
+    config = micro_config()
+    config = replace(config, state_dim=4, action=replace(config.action, action_dim=8))
+    model = MaskWorldModel(config)
+    data = batch_of(24, has_future=True)
+    model.fit_tokenizer(data, torch.Generator().manual_seed(0))
+    model.fit_latents(model.clips.encode(data, with_future=True))
+    assert data.control is not None
+    wide = {n: getattr(data.control, n)[..., [0, 1, 2, 0]] for n in ("state", "states")}
+    model.fit_control(replace(data.control, **wide))
+    save_release(model.eval(), folder, FEW)
+    save_statistics(folder, 4, ("corner4", "gripperPOV"), 80)
 
 
 def test_chunks_are_counted_as_ge_act_does_when_asked(
