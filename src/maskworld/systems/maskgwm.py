@@ -54,6 +54,7 @@ from maskworld.flow import TimeSampling, add_noise, interpolate
 from maskworld.guidance import drop_conditions
 from maskworld.interfaces import VelocityModel
 from maskworld.masking import DroppedTokens, drop_either
+from maskworld.nn.anchoring import anchored
 from maskworld.nn.parameters import named_groups
 from maskworld.nn.pixels import to_unit
 from maskworld.nn.release import ReleaseMixin
@@ -116,6 +117,10 @@ class MaskGWMConfig:
     """In training, given frames hold a share of noise drawn per sample from 0 to this, and still
     have t = 0: long rollouts then start each round from frames like those they learnt on. Ours; 0
     in the paper."""
+    anchored_channels: int = 0
+    """In long rollouts, so many first channels of every dreamt frame keep the mean and deviation
+    over the picture that they had in the last given frame: rounds of a small model else fade into
+    the mean of all pictures. Ours; 0, not at all, in the paper."""
     p_drop_text: float = 0.1
     """[?]."""
     p_drop_signal: float = 0.15
@@ -632,6 +637,7 @@ class MaskGWM(nn.Module, ReleaseMixin):
             )
         latents = encode_images(self.tokenizer, given) if given.dtype == torch.uint8 else given
         latents = latents.to(self.device)
+        anchor = latents[:, :, -1]
         yield latents[:, :, :num_frames]
         done = latents.shape[2]
         while done < num_frames:
@@ -639,6 +645,7 @@ class MaskGWM(nn.Module, ReleaseMixin):
             start = done - latents.shape[2]
             asked = self._rows(prompt, start)
             window = self.generate(latents, asked, sampling, generator)
+            window = anchored(window, latents.shape[2], anchor, self.config.anchored_channels)
             new = window[:, :, latents.shape[2] :][:, :, : num_frames - done]
             yield new
             done += new.shape[2]
