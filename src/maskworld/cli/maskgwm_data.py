@@ -225,31 +225,23 @@ def _drop_actions(clip: Clip, generator: torch.Generator) -> Clip:
 
 
 def open_maskgwm_data(
-    options: TrainOptions,
-    recordings: Sequence[Recordings],
-    config: Any,
-    clip_stride: int,
-    lengths: Sequence[int],
+    options: TrainOptions, recordings: Sequence[Recordings], config: Any, clip_stride: int
 ) -> StageData:
-    """All recordings at all of the clip lengths, each batch of one of them. Stages "image..." read
-    single frames, of recordings too; no other stage reads a folder of images, but for a tokenizer
-    that has nothing else."""
+    """All recordings, each batch of one of them. Stages "image..." read single frames, of
+    recordings too; no other stage reads a folder of images, but for a tokenizer that has nothing
+    else."""
     processes = processes_from_environment()
-    pairs = [(each, length) for each in recordings for length in lengths]
     only_images = all(each.are_images for each in recordings)
+    default = Windows(config.num_frames, config.frame_size, are_images=only_images)
 
-    def open_one(pair: Any, windows: Windows) -> Any:
-        each, length = pair
-        own = windows.num_frames != max(lengths) or windows.are_images
-        if own and length != max(lengths):
-            return None  # a stage with a length of its own reads every source once
+    def open_one(each: Any, windows: Windows) -> Any:
         if windows.are_images and not isinstance(each.source, list):
             return ImageDataset(each.source, windows.num_frames, [ResizeCrop(windows.size)])
         if each.are_images:
             return None
         return open_clips(
             each,
-            windows.num_frames if own else length,
+            windows.num_frames,
             windows.size,
             config.fps,
             config.signals,
@@ -260,20 +252,17 @@ def open_maskgwm_data(
         )
 
     def windows_of(stage: Stage) -> Windows:
-        windows = windows_of_stage(stage, Windows(max(lengths), config.frame_size))
+        windows = windows_of_stage(stage, replace(default, are_images=False))
         if stage.name.startswith("image"):
             return Windows(stage.num_frames or 1, windows.size, are_images=True)
-        if stage.name == "tokenizer" and only_images:
-            return replace(windows, are_images=True)
-        return windows
+        return replace(windows, are_images=stage.name == "tokenizer" and only_images)
 
-    weights = options.weights or ([1.0] * len(recordings) if len(lengths) > 1 else [])
     return StageData(
-        pairs,
-        Windows(max(lengths), config.frame_size, are_images=only_images),
+        recordings,
+        default,
         open_one,
         windows_of=windows_of,
-        weights=[weight / len(lengths) for weight in weights for _ in lengths],
+        weights=options.weights,
         seed=options.seed,
         num_workers=options.workers,
     )

@@ -49,6 +49,7 @@ from maskworld.cli.training import (
     with_settings,
     write_sample,
 )
+from maskworld.conditioning.sd3_text import SD3TextConfig
 from maskworld.conditioning.signals import Signal
 from maskworld.nn.config_io import config_to_json
 from maskworld.nn.weights_io import load_state_tensors, state_tensors
@@ -82,8 +83,6 @@ class Plan:
     initial: MaskGWM | None
     sampling: FlowSampling
     cameras: list[str]
-    lengths: list[int]
-    """Of the clips; the config has the longest."""
 
 
 def run_maskgwm_training(options: TrainOptions, recipe: MaskGWMRecipe) -> None:
@@ -95,7 +94,7 @@ def run_maskgwm_training(options: TrainOptions, recipe: MaskGWMRecipe) -> None:
     stages = _with_settings(options, chosen, plan)
     _check_sizes(stages, plan.config)
     stride = recipe.clip_stride if options.clip_stride is None else options.clip_stride
-    data = open_maskgwm_data(options, recordings, plan.config, stride, plan.lengths)
+    data = open_maskgwm_data(options, recordings, plan.config, stride)
     _check_stages(stages, data)
     system = _build_system(options, plan, is_resumed=has_checkpoint)
     processes = processes_from_environment()
@@ -155,7 +154,8 @@ def _with_settings(options: TrainOptions, stages: Sequence[Stage], plan: Plan) -
         if stage.name == "tokenizer":
             found.append(shortened(stage, options.tokenizer_steps))
             continue
-        found.append(with_settings(one, stage, draws=kind_of(stage) != "image"))
+        row = with_settings(one, stage)
+        found.append(replace(row, sample_every=0) if kind_of(stage) == "image" else row)
     return found
 
 
@@ -197,18 +197,8 @@ def _check_stages(stages: Sequence[Stage], data: StageData) -> None:
 
 def _plan(options: TrainOptions, recipe: MaskGWMRecipe) -> tuple[list[Recordings], Plan]:
     """What the recipe or the model, the options and the data ask for."""
-    asked: dict[str, Any] = {
-        "num_frames": max(options.num_frames) if options.num_frames else None,
-        "frame_size": options.frame_size,
-        "fps": options.fps,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
     if options.init is None:
-        initial, sampling, base = None, recipe.sampling, recipe.system
-        tokenizer = tokenizer_asked_for(
-            options, base.tokenizer, recipe.name, "maskgwm-long-paper or maskgwm-mview-paper"
-        )
-        base = replace(base, tokenizer=tokenizer)
+        initial, sampling, base = None, recipe.sampling, _with_published(options, recipe)
         known: list[str] = []
     else:
         refuse_beside_init(options, ("tokenizer", "video_weights"))
@@ -220,7 +210,8 @@ def _plan(options: TrainOptions, recipe: MaskGWMRecipe) -> tuple[list[Recordings
     num_views = recipe.system.num_views if grows or initial is None else base.num_views
     cameras = choose_cameras(options.data, num_views, options.cameras, [] if grows else known)
     recordings = open_recordings(options.data, cameras)
-    config = _with_cameras(replace(base, **asked), recipe, cameras, is_new=initial is None)
+    config = replace(base, **_asked(options, base.max_given))
+    config = _with_cameras(config, recipe, cameras, is_new=initial is None)
     config = _with_signals(config, recipe, recordings, is_new=initial is None)
     grew = config.num_views > 1 == base.num_views
     masks = None if grew else config.reconstruction  # view blocks need rows of one length
@@ -228,13 +219,43 @@ def _plan(options: TrainOptions, recipe: MaskGWMRecipe) -> tuple[list[Recordings
     config = replace(config, reconstruction=None if options.no_reconstruction else masks)
     for each in recordings:
         check_rates(each, config.fps)
-    lengths = sorted(set(options.num_frames)) or [config.num_frames]
-    if lengths[0] <= config.max_given:
+    return recordings, Plan(config, initial, sampling, cameras)
+
+
+def _asked(options: TrainOptions, max_given: int) -> dict[str, Any]:
+    """Fields of the config that the user sets."""
+    asked: dict[str, Any] = {"frame_size": options.frame_size, "fps": options.fps}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    lengths = sorted(set(options.num_frames))
+    if not lengths:
+        return asked
+    if lengths[0] <= max_given:
         raise ValueError(
-            f"Expected --num-frames above {config.max_given}, as up to so many frames are given, "
-            f"found {lengths[0]}."
+            f"Expected --num-frames above {max_given}, as up to so many frames are given, found "
+            f"{lengths[0]}."
         )
-    return recordings, Plan(config, initial, sampling, cameras, lengths)
+    several = tuple(lengths) if len(lengths) > 1 else ()
+    return asked | {"num_frames": lengths[-1], "clip_lengths": several}
+
+
+def _with_published(options: TrainOptions, recipe: MaskGWMRecipe) -> MaskGWMConfig:
+    """The recipe's config with the published parts that it stands on: the VAE, and the text
+    encoders where --tokenizer is the folder of a whole release."""
+    config = recipe.system
+    tokenizer = tokenizer_asked_for(
+        options, config.tokenizer, recipe.name, "maskgwm-long-paper or maskgwm-mview-paper"
+    )
+    text, folder = config.text, options.tokenizer
+    if isinstance(text, SD3TextConfig) and folder is not None:
+        if (folder / "text_encoder").is_dir():
+            text = replace(text, path=str(folder))
+        else:
+            print(
+                f"text encoders: {text.path} (give --tokenizer the folder of a whole release to "
+                "take its own)",
+                file=sys.stderr,
+            )
+    return replace(config, tokenizer=tokenizer, text=text)
 
 
 def _with_cameras(
@@ -471,7 +492,6 @@ def _record(
         "init": options.init,
         "video_weights": None if options.video_weights is None else str(options.video_weights),
         "cameras": plan.cameras,
-        "lengths": plan.lengths,
         "system_config": config_to_json(plan.config),
         "sampling": config_to_json(plan.sampling),
     }

@@ -60,7 +60,7 @@ class TrainOptions:
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Published tokenizer weights, for recipes that stand on them: aMUSEd's VQ for WorldDreamer,
     LTX-Video's VAE for ReWorld and Mask World Model (the file or its folder), SD3's VAE for
-    MaskGWM (its folder)."""
+    MaskGWM (its folder, or that of the whole release, which brings the text encoders)."""
     video_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = (
         None
     )
