@@ -22,6 +22,7 @@ from maskworld.data.control_statistics import ControlStatistics
 from maskworld.recipes.open import load_mask_world_model, save_release
 from maskworld.systems.mask_world_model import MaskWorldModel
 from maskworld.types import Observation
+from maskworld.worlds.metaworld import software_gl
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,31 @@ def test_a_model_acts_in_metaworld_itself(tmp_path: Path) -> None:
     assert len(lines) == 2 * (2 * 2 + 1 + 1 + 1)  # clean and perturbed twice; once the others
     assert run(tmp_path, out, *words) == 0
     assert (out / "episodes" / "episodes.jsonl").read_text().splitlines() == lines
+
+
+def test_without_opengl_nothing_is_written_and_the_advice_is_given(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for probe in ("_has_egl", "_has_osmesa"):
+        monkeypatch.setattr(software_gl, probe, lambda: False)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    software_gl.find_backend.cache_clear()
+    try:
+        words = ["--world", "metaworld", "--tasks", "reach-v3"]
+        assert run(place, tmp_path / "scores", *words) != 0
+        collect = ["data", "collect", "metaworld", "--tasks", "reach-v3", "--out"]
+        assert main([*collect, str(tmp_path / "demos")]) != 0
+        quickstart = ["quickstart", "mask-world-model", "--out", str(tmp_path / "quick")]
+        assert main(quickstart) != 0
+    finally:
+        software_gl.find_backend.cache_clear()
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri") == 3
+    assert not (tmp_path / "scores").exists()
+    assert not (tmp_path / "demos").exists()
 
 
 def save_for_metaworld(folder: Path) -> None:

@@ -226,6 +226,7 @@ def _try(options: EvaluateOptions, release: Model) -> Evaluation:
     statistics = _statistics(options.model)
     config = release.system.config
     world = MetaWorldMaker(config.frame_size, tuple(statistics.views))
+    described = world.describe()  # raises where nothing can be drawn, before anything is written
     models = {"model": (options.model, release), **_beside(options)}
     seeing: dict[str, PolicyMaker] = {
         name: _policy(options, each, path) for name, (path, each) in models.items()
@@ -244,7 +245,7 @@ def _try(options: EvaluateOptions, release: Model) -> Evaluation:
         tuple(options.tasks),
         tuple(range(options.episodes)),
         rule,
-        world.describe(),
+        described,
         checkpoints=dict.fromkeys((*seeing, *pruned), "last"),
     )
     rounds = [(clean, {**seeing, **others, **pruned})]
