@@ -4,7 +4,7 @@
 
 Six tasks, 20 randomised episodes each, a front and a wrist camera. The paper does not say how
 actions are carried out, nor when an episode is given up: --actions chooses, and stands with the
-scores (docs/robot_policies.md). You bring RLBench with PyRep and CoppeliaSim, and a display or
+scores (docs/robot_data.md). You bring RLBench with PyRep and CoppeliaSim, and a display or
 Xvfb; whatever is missing is named. A second run with the same --out only does what is missing.
 
 In an environment that cannot hold maskworld, copy `maskworld/serving/policy_client.py` there and
