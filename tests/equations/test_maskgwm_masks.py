@@ -43,6 +43,7 @@ def test_slots_of_neighbouring_frames_lie_in_the_same_row_and_near() -> None:
     kept = drop_tokens("time_rowwise", (64, 4, 5, 8), 0.25, seeded()).kept
     rows, columns = kept // 8, kept % 8
     assert bool((rows.diff(dim=1) == 0).all())
+    assert bool((rows == torch.arange(30) // 6).all())  # what view blocks take for a row is one
     assert int(columns.diff(dim=1).abs().max()) <= 2  # at most the tokens dropped in a row
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from maskworld.backbones.mask_branch import MaskTokens, ReconstructionConfig
 from maskworld.backbones.mmdit import MMDiTConfig
+from maskworld.conditioning.sd3_text import SD3TextConfig
 from maskworld.conditioning.signals import Signal
 from maskworld.flow import SigmaSchedule
 from maskworld.guidance import Guidance
 from maskworld.masking import drop_tokens
+from maskworld.nn.config_io import config_from_json, config_to_json
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.maskgwm import MaskGWM, MaskGWMConfig
 from maskworld.tokenizers.latent import CausalPatchConfig
@@ -222,6 +224,34 @@ def test_a_long_video_goes_on_from_the_last_frames_of_each_round() -> None:
     assert torch.equal(asked[3], video[:, :, 9:12])
 
 
+def test_guidance_moves_away_from_frames_of_which_no_signal_is_known() -> None:
+    """No actions, unknown ones and dropped ones are the same to the network."""
+    model = loud()
+    given = noisy(model)
+    rows = torch.full((2, 6, 2), torch.nan)
+    absent = Prompt(actions=torch.rand(2, 6, 2), has_actions=torch.zeros(2, dtype=torch.bool))
+    dropped = torch.ones(2, 2, dtype=torch.bool)
+    said = [
+        model.run(given["z"], given["t"], 1, told)
+        for told in (
+            model.conditions(Prompt(), 2),
+            model.conditions(Prompt(actions=rows), 2),
+            model.conditions(absent, 2),
+            model.conditions(Prompt(actions=torch.rand(2, 6, 2)), 2, None, dropped),
+        )
+    ]
+    for other in said[1:]:
+        torch.testing.assert_close(other, said[0])
+    assert not torch.allclose(model.run(**given), said[0])
+
+
+def test_the_defaults_are_sd3_mediums_and_survive_a_file() -> None:
+    config = MaskGWMConfig()
+    assert config.text == SD3TextConfig()
+    assert (config.network.text_dim, config.network.pooled_dim) == (4096, 2048)
+    assert config_from_json(MaskGWMConfig, config_to_json(config)) == config
+
+
 def test_carrying_starts_from_nothing_moves() -> None:
     config = replace(CONFIG, carries_past=True, network=replace(NETWORK, in_channels=12))
     torch.manual_seed(0)
@@ -246,6 +276,9 @@ def test_what_does_not_fit_is_refused() -> None:
         replace(CONFIG, reconstruction=ReconstructionConfig(decoder_layers=4))
     with pytest.raises(ValueError, match=r"2 finite numbers per frame \(speed \(1\), turn \(1\)\)"):
         model.conditions(Prompt(actions=torch.zeros(2, 6, 3)), 2)
+    short = model.conditions(Prompt(actions=torch.zeros(2, 5, 2)), 2)
+    with pytest.raises(ValueError, match="6 frames, found 2 and 5: give one row per frame"):
+        model.run(**noisy(model) | {"conditions": short})
     with pytest.raises(ValueError, match="a stage of"):
         model.training_loss(batch(), "joint", seeded())
     with pytest.raises(ValueError, match="gamma 1"):

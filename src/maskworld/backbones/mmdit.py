@@ -217,7 +217,7 @@ class MMDiT(nn.Module):
         z: Float[Tensor, "b t v c h w"],
         text: Float[Tensor, "b m e"] | None,
         pooled: Float[Tensor, "b p"] | None,
-        actions: Float[Tensor, "b t a"] | None,
+        actions: Float[Tensor, "s r a"] | None,
     ) -> tuple[int, int]:
         """The grid of patches, if everything fits; errors as in `forward`."""
         config, (h, w) = self.config, z.shape[-2:]
@@ -239,6 +239,12 @@ class MMDiT(nn.Module):
                 )
         if actions is not None and not config.action_dim:
             raise ValueError("Expected no actions for a network without action_dim, found some.")
+        if actions is not None and actions.shape[:2] != z.shape[:2]:
+            raise ValueError(
+                f"Expected actions of {len(z)} samples and {z.shape[1]} frames, found "
+                f"{len(actions)} and {actions.shape[1]}: give one row per frame, the first "
+                "included, NaN where nothing is known."
+            )
         if z.shape[2] > 1 and (config.view_attention == "none" or z.shape[2] > config.max_views):
             raise ValueError(
                 f"Expected at most {config.max_views} views and view_attention to join them, found "

@@ -41,12 +41,16 @@ class SD3TextConfig:
 
 
 class SD3TextEncoder(nn.Module):
-    """The frozen encoders. Their weights are loaded on first use and never saved with a model."""
+    """The frozen encoders, on the module's device. Their weights are loaded on first use and never
+    saved with a model."""
+
+    place: Tensor
 
     def __init__(self, config: SD3TextConfig) -> None:
         super().__init__()
         self.config = config
         self.dim = config.dim
+        self.register_buffer("place", torch.zeros(0), persistent=False)
 
     @torch.no_grad()
     def forward(self, texts: list[str]) -> tuple[Float[Tensor, "b m e"], Float[Tensor, "b p"]]:
@@ -55,8 +59,8 @@ class SD3TextEncoder(nn.Module):
         Raises:
             ValueError: the weights are not there, or their widths are not the config's.
         """
-        config = self.config
-        read = [_read_clip(texts, *_load(config.path, *folders)) for folders in CLIPS]
+        config, device = self.config, str(self.place.device)
+        read = [_read_clip(texts, *_load(config.path, *folders, device)) for folders in CLIPS]
         states = torch.cat([hidden for hidden, _ in read], dim=-1)
         pooled = torch.cat([whole for _, whole in read], dim=-1)
         if pooled.shape[-1] != config.pooled_dim or states.shape[-1] > config.dim:
@@ -69,7 +73,7 @@ class SD3TextEncoder(nn.Module):
         if not config.has_t5:
             long = states.new_zeros(len(texts), config.max_t5_tokens, config.dim)
             return torch.cat([states, long], dim=1), pooled
-        tokenizer, encoder = _load(config.path, *T5)
+        tokenizer, encoder = _load(config.path, *T5, device)
         if encoder.config.d_model != config.dim:
             raise ValueError(
                 f"Expected a T5 of width {config.dim}, found {encoder.config.d_model} in "
@@ -93,7 +97,7 @@ def _ids(tokenizer: Any, texts: list[str], length: int) -> Tensor:
 
 
 @lru_cache(maxsize=6)
-def _load(path: str, tokenizer: str, encoder: str) -> tuple[Any, Any]:
+def _load(path: str, tokenizer: str, encoder: str, device: str) -> tuple[Any, Any]:
     try:
         from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
     except ImportError as error:
@@ -104,7 +108,7 @@ def _load(path: str, tokenizer: str, encoder: str) -> tuple[Any, Any]:
     kind = T5EncoderModel if encoder == T5[1] else CLIPTextModelWithProjection
     try:
         words = AutoTokenizer.from_pretrained(path, subfolder=tokenizer)
-        model = kind.from_pretrained(path, subfolder=encoder)
+        model: Any = kind.from_pretrained(path, subfolder=encoder)
     except (OSError, ValueError) as error:
         where = Path(path) / encoder
         raise ValueError(
@@ -112,4 +116,4 @@ def _load(path: str, tokenizer: str, encoder: str) -> tuple[Any, Any]:
             f"(missing or damaged: {where}): give the pipeline's folder or a hub id you can reach, "
             "set has_t5=False if only the T5 is missing, or use SmallTextConfig."
         ) from error
-    return words, model.eval().requires_grad_(False)
+    return words, model.to(device).eval().requires_grad_(False)
