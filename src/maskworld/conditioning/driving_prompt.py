@@ -22,9 +22,8 @@ from maskworld.types import Prompt
 
 POSE = Signal("pose", 3)
 """x, y, heading."""
-POSE_SCALE = (100.0, 40.0, 5.0)
-"""What they are divided by: metres, metres, radians. Ten times what comes in a clip: the fastest
-sinusoids of a signal turn a hundred times as fast as it. Ours."""
+POSE_SCALE = (10.0, 4.0, 0.5)
+"""What they are divided by: metres, metres, radians. Ours."""
 
 
 @dataclass(frozen=True)

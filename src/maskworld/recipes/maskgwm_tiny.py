@@ -46,7 +46,7 @@ RECIPE = MaskGWMRecipe(
             patch_size=12, temporal_stride=1, channels=48, variance_power=0.0, decoder="conv"
         ),
         text=None,
-        signals=(Signal("speed", 1, 100.0), Signal("yaw_rate", 1, 10.0)),
+        signals=(Signal("speed", 1, 10.0), Signal("yaw_rate", 1, 1.0)),
         integrates_actions=True,
         modulates_by_actions=True,
         reconstruction=ReconstructionConfig(
