@@ -110,7 +110,7 @@ def score_long_horizon(
         groups: world or recording of each drive.
         num_given: frames that the dream was given.
         num_last: frames at the end that are judged.
-        proxy_window: frames of a window, two windows overlapping by half; None = no proxy, and
+        proxy_window: frames of a window, one starting every quarter of it; None = no proxy, and
             nothing is kept in memory. It needs 4 groups, and more windows in half of them than the
             proxy has dimensions.
 
@@ -321,7 +321,12 @@ def _add_proxy(
         baselines={name: last[name] for name in names},
         per_horizon={name: [entry[name] for entry in entries] for name in ("model", *names)},
     )
-    results.protocol[f"long/{PROXY}"] = found[-1][1] | {"window": window, "step": window // 2}
+    results.protocol[f"long/{PROXY}"] = found[-1][1] | {"window": window, "step": _step(window)}
+
+
+def _step(window: int) -> int:
+    """Frames between windows: a dozen drives are few, and each of them has to give many."""
+    return max(1, window // 4)
 
 
 def _windows(clips: list[Tensor], piece: slice, window: int) -> UInt8[Tensor, "n v f c h w"]:
@@ -332,5 +337,5 @@ def _windows(clips: list[Tensor], piece: slice, window: int) -> UInt8[Tensor, "n
             f"Expected horizons of at least {window} frames for the proxy's windows, found "
             f"{length}: dream longer, or ask for fewer horizons or no proxy."
         )
-    cut = [clip[:, piece].unfold(1, window, max(1, window // 2)) for clip in clips]
+    cut = [clip[:, piece].unfold(1, window, _step(window)) for clip in clips]
     return torch.cat([rearrange(each, "v n c h w f -> n v f c h w") for each in cut]).contiguous()
