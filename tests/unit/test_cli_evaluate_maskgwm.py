@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskworld.cli import dream_scores
 from maskworld.cli.main import main
-from maskworld.cli.maskgwm_scoring import fitted_calibration
+from maskworld.cli.recorded_cameras import fitted_calibration
 from maskworld.data.cameras import Calibration
 from maskworld.data.lerobot import LeRobotWriter
 from maskworld.evaluation.results import read_results
@@ -167,6 +167,7 @@ def test_other_systems_dreams_get_video_metrics_too(
     save(tmp_path / "model")
     monkeypatch.setattr(dream_scores, "fvd_features", lambda *given, **named: Greys())
     words = ["--data", str(place / "drives"), "--fvd-weights", str(place / "weights.pt")]
+    assert run(tmp_path, tmp_path / "out", *words, "--metrics", "overlap") == 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert run(tmp_path, tmp_path / "out", *words) == 0

@@ -30,11 +30,12 @@ from maskworld.cli.maskgwm_data import (
     read_cameras,
 )
 from maskworld.cli.maskgwm_report import long_section
+from maskworld.cli.recorded_cameras import calibration_of_views
 from maskworld.cli.scoring import independent_groups, spread_clips, write_scores
-from maskworld.data.cameras import Calibration, plain_name
+from maskworld.data.cameras import Calibration
 from maskworld.data.dataset import ClipDataset
 from maskworld.evaluation.baselines import TrivialFutures
-from maskworld.evaluation.camera_overlap import calibration_of, score_camera_overlap
+from maskworld.evaluation.camera_overlap import score_camera_overlap
 from maskworld.evaluation.flow_prediction import POSTERIOR_MEAN, rows_of, score_dream_speed
 from maskworld.evaluation.frame_prediction import (
     AT_ONCE,
@@ -57,10 +58,7 @@ from maskworld.report.sections import Section
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.maskgwm import MaskGWM, MaskGWMConfig
 from maskworld.types import Batch, Clip, collate
-from maskworld.worlds.drive.cameras import camera_rig
 
-OWN_WORLD = "maskworld-drive"
-"""`robot_type` of datasets of the driving world, whose rig is known."""
 MIN_LONG = 4
 """Windows from which on a dream is judged as a long one. Ours."""
 
@@ -178,7 +176,7 @@ def _read(
         units,
         num_given,
         chosen,
-        _calibration(recordings, chosen, config.frame_size),
+        calibration_of_views(recordings, chosen, config.frame_size),
         trivial,
         fitted,
     )
@@ -199,55 +197,6 @@ def _clips(
         for clip in islice(spread_clips(dataset, share, each.path), share):
             clips.append(replace(clip, labels=None, source=each.path))
     return clips, spans
-
-
-def _calibration(
-    recordings: Sequence[Recordings], cameras: Sequence[str], size: tuple[int, int]
-) -> list[Calibration] | str:
-    """How the views see after their pictures were cut to `size`; a reason where that is unknown."""
-    if len(cameras) < 2:
-        return "it takes two cameras or more"
-    found: list[list[Calibration]] = []
-    for each in recordings:
-        source = each.source
-        if getattr(source, "info", {}).get("robot_type") == OWN_WORLD:
-            rig = {camera.name: camera for camera in camera_rig(6)}
-            recorded: tuple[int, int] = source.size
-            found.append([calibration_of(rig[name], recorded) for name in cameras])
-            continue
-        if not hasattr(source, "calibration"):
-            return f"expected the calibration of the cameras in {each.path}, found none"
-        try:
-            for index in range(len(source)):
-                told = {plain_name(k): v for k, v in source.calibration(index).items()}
-                found.append([told[name] for name in cameras])
-        except ValueError as error:
-            return str(error)
-    for one in found:
-        pairs = zip(one, found[0], strict=True)
-        if any(not _is_alike(a, b) for a, b in pairs):
-            return "expected one calibration in all recordings, found several: score them apart"
-    return [fitted_calibration(one, size) for one in found[0]]
-
-
-def _is_alike(one: Calibration, other: Calibration) -> bool:
-    """Within 2 cm, 1 degree and 1 % of the focal length. Ours."""
-    near = bool(np.abs(one.pose[:3, 3] - other.pose[:3, 3]).max() < 0.02)
-    turned = bool(np.abs(one.pose[:3, :3] - other.pose[:3, :3]).max() < np.deg2rad(1))
-    return (
-        near and turned and bool(np.allclose(one.intrinsics, other.intrinsics, rtol=0.01, atol=1))
-    )
-
-
-def fitted_calibration(one: Calibration, size: tuple[int, int]) -> Calibration:
-    """The calibration of pictures that `ResizeCrop` cut in the middle and scaled to `size`."""
-    (height, width), (h, w) = one.size, size
-    scale = max(h / height, w / width)
-    crop_h, crop_w = h / scale, w / scale
-    shift = np.eye(3)
-    shift[0, 2], shift[1, 2] = -(width - crop_w) / 2, -(height - crop_h) / 2
-    scaled = np.diag([w / crop_w, h / crop_h, 1.0]) @ shift @ one.intrinsics
-    return Calibration(scaled, one.pose, size)
 
 
 # ---------------------------------------------------------------------------------------- dreams

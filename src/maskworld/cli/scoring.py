@@ -77,6 +77,8 @@ def score_model(options: EvaluateOptions) -> None:
     check_writable(options.out)
     check_metrics(options)
     name = system_name(options.model)
+    if name != MaskGWM.name:
+        _refuse_metrics(options, name)
     if name == MaskWorldModel.name:
         from maskworld.cli.robot_scoring import score_robot
 
@@ -133,6 +135,26 @@ def score_model(options: EvaluateOptions) -> None:
     results = Results(release.system.name, _protocol(options, release, clips, units))
     rows = _score(results, release, batch, groups, train, networks, options)
     write_scores(options.out, results, rows)
+
+
+def _refuse_metrics(options: EvaluateOptions, name: str) -> None:
+    """Raises ValueError for metrics that a system does not have."""
+    if name == MaskWorldModel.name:
+        given = [
+            word for word in ("metrics", "fvd_weights", "fid_weights") if getattr(options, word)
+        ]
+        if given:
+            flags = ", ".join("--" + word.replace("_", "-") for word in given)
+            raise ValueError(
+                f"Expected no {flags} for a model of Mask World Model: masks are scored by their "
+                "overlap."
+            )
+    others = [word for word in ("motion", "overlap") if word in options.metrics]
+    if others:
+        raise ValueError(
+            f"Expected --metrics {' '.join(others)} with a model of MaskGWM only, found {name}: "
+            "leave them out."
+        )
 
 
 def read_clips(
