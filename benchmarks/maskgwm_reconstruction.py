@@ -7,10 +7,10 @@
 | group | variants | MaskGWM |
 |---|---|---|
 | main | off; on | nuScenes, Figure of long horizons |
-| tokens | learned alone; noise alone | mask tokens |
-| masks | spatial alone; row by row alone; anywhere in every frame | masks |
+| tokens | learned alone, and at t >= .5; noise alone, and at t <= .5; contrastive | mask tokens |
+| masks | spatial alone; rows alone; rows without shift; anywhere in every frame | strategies |
 | ratios | .1, .4 (on has the recipe's) | mask ratios |
-| branch | shared; two layers | depth of F |
+| branch | none; shared; two layers | depth of F |
 
 The recipe is taken with one camera. All variants of a seed start from one stage "video", trained
 once, and go on for equal steps on the same clips: stage "masked", or "video" again where nothing is
@@ -46,6 +46,7 @@ from reworld_cost import counted, interleaved, ratio_interval
 
 from maskworld.data.storage import write_json
 from maskworld.nn.config_io import config_to_json
+from maskworld.objectives.contrast import ContrastConfig
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.recipe import MaskGWMRecipe
 from maskworld.systems.maskgwm import MaskGWM, MaskGWMConfig
@@ -58,6 +59,7 @@ class Variant:
 
     name: str
     changes: tuple[tuple[str, Any], ...] | None = ()
+    contrast: ContrastConfig | None = None
 
     @property
     def stage(self) -> str:
@@ -72,23 +74,34 @@ class Variant:
             )
         if self.changes is None:
             return replace(recipe.system, reconstruction=None)
-        return replace(recipe.system, reconstruction=replace(masks, **dict(self.changes)))
+        masks = replace(masks, **dict(self.changes))
+        return replace(recipe.system, reconstruction=masks, contrast=self.contrast)
 
 
+SMALL_CONTRAST = ContrastConfig(num_prototypes=256, hidden_dim=192, bottleneck_dim=48)
+"""DINO's numbers scaled down to a tiny network. Ours."""
 OFF, ON = Variant("off", None), Variant("on")
 GROUPS = {
     "main": (OFF, ON),
     "tokens": (
         Variant("token-learned", (("token", "learned"),)),
+        Variant("token-learned-late", (("token", "learned"), ("token_times", (0.5, 1.0)))),
         Variant("token-noise", (("token", "noise"),)),
+        Variant("token-noise-early", (("token", "noise"), ("token_times", (0.0, 0.5)))),
+        Variant("contrastive", (("token", "latent"),), SMALL_CONTRAST),
     ),
     "masks": (
         Variant("space-alone", (("p_time", 0.0),)),
         Variant("rows-alone", (("p_time", 1.0),)),
-        Variant("anywhere-alone", (("p_time", 1.0), ("time_kind", "time_random"))),
+        Variant("rows-without-shift", (("p_time", 1.0), ("time_attention", "places"))),
+        Variant(
+            "anywhere-alone",
+            (("p_time", 1.0), ("time_kind", "time_random"), ("time_attention", "places")),
+        ),
     ),
     "ratios": (Variant("ratio-0.1", (("ratio", 0.1),)), Variant("ratio-0.4", (("ratio", 0.4),))),
     "branch": (
+        Variant("no-branch", (("branch_depth", 0),)),
         Variant("shared", (("is_shared", True),)),
         Variant("two-layers", (("branch_depth", 2),)),
     ),

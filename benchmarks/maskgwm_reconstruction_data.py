@@ -47,7 +47,8 @@ NUM_GIVEN = 1
 HELD_OUT_FROM = 500_000
 CLIPS_PER_WORLD = 6
 """Held out, in every domain."""
-NUM_LONG, MIN_LONG = 12, 4
+NUM_LONG, MIN_LONG = 12, 8
+"""The proxy needs as many."""
 NUM_HORIZONS = 5
 PROXY_WINDOW: int | None = 8
 REAL = "real"
