@@ -210,11 +210,15 @@ def _build_system(options: TrainOptions, plan: Plan, *, is_resumed: bool) -> Mas
 def _fit(system: MaskGWM, data: StageData, seed: int) -> None:
     """Fits what is measured on data, not learnt: patch latents, how far futures are from a still
     first frame. Alike in all processes."""
+    tokenizer = system.tokenizer
+    is_patches = isinstance(tokenizer, CausalPatchTokenizer)
+    if isinstance(tokenizer, CausalVAE) or not (is_patches or system.config.carries_past):
+        return  # a learnt tokenizer is measured after its stage, a published one never
     clips = _some_clips(data)
-    if isinstance(system.tokenizer, CausalPatchTokenizer):
+    if isinstance(tokenizer, CausalPatchTokenizer):
         generator = torch.Generator().manual_seed(derive_seed(seed, 0, "fit"))
-        fit_patches(system.tokenizer, clips, generator)
-        _measure_misses(system, clips)
+        fit_patches(tokenizer, clips, generator)
+    _measure_misses(system, clips)
 
 
 def fit_patches(
