@@ -119,7 +119,8 @@ def encode_png(image: UInt8[np.ndarray, "h w *c"]) -> bytes:
     import cv2
 
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, data = cv2.imencode(".png", np.ascontiguousarray(bgr), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    # OpenCV's defaults (runs only) take half the time of level 3 and a tenth more room.
+    done, data = cv2.imencode(".png", np.ascontiguousarray(bgr))
     if not done:
         raise ValueError(f"An image of shape {image.shape} could not be written as PNG.")
     return data.tobytes()

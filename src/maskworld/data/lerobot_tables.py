@@ -132,16 +132,21 @@ def link_dataset(root: Path, folder: Path) -> None:
 
 def image_statistics(images: UInt8[np.ndarray, "n h w c"]) -> dict[str, Any]:
     """Per channel, of pixels in [0, 1], shaped `c 1 1` as LeRobot does; `count` images."""
-    values = images.reshape(-1, images.shape[-1]) / 255.0
+    counts = np.stack(
+        [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)]
+    )
+    level = np.arange(256) / 255.0
+    mean = counts @ level / counts.sum(axis=1)
+    spread = (counts * (level - mean[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1)
 
     def nested(per_channel: np.ndarray) -> list[list[list[float]]]:
         return [[[float(x)]] for x in per_channel]
 
     return {
-        "min": nested(values.min(axis=0)),
-        "max": nested(values.max(axis=0)),
-        "mean": nested(values.mean(axis=0)),
-        "std": nested(values.std(axis=0)),
+        "min": nested(level[(counts > 0).argmax(axis=1)]),
+        "max": nested(level[255 - (counts[:, ::-1] > 0).argmax(axis=1)]),
+        "mean": nested(mean),
+        "std": nested(np.sqrt(spread)),
         "count": [len(images)],
     }
 
