@@ -4,7 +4,6 @@ way runs again, one episode at a time, in a fresh one."""
 from __future__ import annotations
 
 import io
-import pickle
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +96,7 @@ class EpisodePool:
     def _in_workers(self) -> Iterator[EpisodeResult | EpisodeFailure]:
         try:
             sent = _packed((dict(self.policies), self.open_world, self.rule))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except Exception as error:  # what cannot be sent may raise anything
             raise ValueError(
                 f"Expected policies and worlds that can be sent to workers, found {error}: use "
                 "functions of a module, methods or functools.partial, no lambdas; or num_workers=0."
