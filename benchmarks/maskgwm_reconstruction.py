@@ -133,6 +133,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs=2, metavar=("VIDEO", "MASKED"))
     parser.add_argument("--only", nargs="+", choices=tuple(GROUPS), default=["main"])
     parser.add_argument("--real", type=Path, help="a real video, tested on without actions")
+    parser.add_argument("--no-proxy", action="store_true", help="no Fréchet proxy: sooner done")
     parser.add_argument("--data-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that film")
     parser.add_argument("--cost-rounds", type=int, default=15, help="timed steps; 0 = no times")
@@ -176,6 +177,7 @@ def run(recipe: MaskGWMRecipe, options: argparse.Namespace) -> None:
     made_with = {
         "recipe": recipe.name,
         "data_seed": options.data_seed,
+        "has_proxy": not options.no_proxy,
         "real": None if options.real is None else options.real.name,
         "system": config_to_json(recipe.system),
         "sampling": config_to_json(recipe.sampling),
@@ -194,7 +196,14 @@ def run(recipe: MaskGWMRecipe, options: argparse.Namespace) -> None:
     say(f"{len(work) - len(left)} of {len(work)} cells are done; filming and encoding ...")
     if not left and is_timed:
         return
-    data = open_data(recipe, options.out / "data", options.data_seed, options.workers, options.real)
+    data = open_data(
+        recipe,
+        options.out / "data",
+        options.data_seed,
+        options.workers,
+        options.real,
+        not options.no_proxy,
+    )
     for number, (variant, seed) in enumerate(left):
         run_cell(data, variant, seed, cell_of(options, variant, seed))
         say(f"{len(work) - len(left) + number + 1} of {len(work)} cells")

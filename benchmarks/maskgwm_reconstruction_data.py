@@ -50,7 +50,7 @@ CLIPS_PER_WORLD = 6
 NUM_LONG, MIN_LONG = 12, 8
 """The proxy needs as many."""
 NUM_HORIZONS = 5
-PROXY_WINDOW: int | None = 8
+PROXY_WINDOW = 8
 REAL = "real"
 FITTED = ("tokenizer.", "prior_variance")
 """What is fitted on the data once, for all cells."""
@@ -67,6 +67,8 @@ class Data:
     """Held-out clips and their worlds: "seen", the shifts, and "real" where a video was given."""
     long: list[Clip]
     base: MaskGWM
+    has_proxy: bool = True
+    """Whether futures are sampled for the Fréchet proxy: half of a cell's scoring time."""
 
     @cached_property
     def latents(self) -> list[Clip]:
@@ -103,7 +105,12 @@ class Data:
 
 
 def open_data(
-    recipe: MaskGWMRecipe, folder: Path, seed: int, workers: int, real: Path | None
+    recipe: MaskGWMRecipe,
+    folder: Path,
+    seed: int,
+    workers: int,
+    real: Path | None,
+    has_proxy: bool,
 ) -> Data:
     """Films the clips (from their seed, again at every start) and makes the tokenizer once.
 
@@ -124,7 +131,7 @@ def open_data(
         if stages := stages_of(recipe, "tokenizer"):
             run_stages(base, stages, train, folder, seed, {})
         base.save_pretrained(folder / "model")
-    data = Data(recipe, train, domains, long, base)
+    data = Data(recipe, train, domains, long, base, has_proxy)
     name = _name_of(data)
     if not is_done(folder):
         write_json(
@@ -221,7 +228,7 @@ def _score_domain(system: MaskGWM, data: Data, name: str, seed: int) -> dict[str
     batch, groups = data.domains[name]
     mean = dream(system, batch, POSTERIOR_MEAN, torch.Generator().manual_seed(seed), NUM_GIVEN)
     sampled = None
-    if name != REAL and PROXY_WINDOW is not None:
+    if name != REAL and data.has_proxy:
         generator = torch.Generator().manual_seed(seed)
         sampled = dream(system, batch, data.recipe.sampling, generator, NUM_GIVEN).frames
     loss = velocity_errors(system, batch, NOISE_SEED, num_given=NUM_GIVEN, num_draws=2)
@@ -272,7 +279,7 @@ def _score_long(system: MaskGWM, data: Data, seed: int) -> dict[str, Any]:
         fps=data.recipe.system.fps,
         num_last=num_last,
         num_horizons=NUM_HORIZONS,
-        proxy_window=PROXY_WINDOW,
+        proxy_window=PROXY_WINDOW if data.has_proxy else None,
     )
     metrics = results.to_dict()["metrics"]
     return {
@@ -294,6 +301,6 @@ def _score_ceiling(data: Data) -> dict[str, Any]:
     found = {}
     for name, (batch, _) in data.domains.items():
         kept = reconstruct(data.base, batch)
-        has_proxy = name != REAL and PROXY_WINDOW is not None
+        has_proxy = name != REAL and data.has_proxy
         found[name] = _scores(data, name, kept, kept if has_proxy else None)
     return {"reconstruction": found}

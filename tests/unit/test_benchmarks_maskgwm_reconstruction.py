@@ -57,7 +57,6 @@ def ablation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     data = importlib.import_module("maskgwm_reconstruction_data")
     module = importlib.import_module("maskgwm_reconstruction")
     monkeypatch.setattr(module, "load_recipe_of", lambda *_: micro())
-    monkeypatch.setattr(data, "PROXY_WINDOW", None)
     monkeypatch.setattr(data, "CLIPS_PER_WORLD", 1)
     monkeypatch.setattr(data, "MIN_LONG", 2)
     monkeypatch.setattr(data, "SHIFTS", data.SHIFTS[-1:])
@@ -93,7 +92,7 @@ def test_a_killed_ablation_goes_on_to_the_same_numbers_and_tables(
     page.write_text(
         "\n".join(f"<!-- ablation-{n}:begin -->\n<!-- ablation-{n}:end -->\n{n}" for n in names)
     )
-    asked = ["--seeds", "3", "--steps", "2", "4"]
+    asked = ["--seeds", "3", "--steps", "2", "4", "--no-proxy"]
     ablation.main(["--out", str(whole), *asked, "--cost-rounds", "2", "--doc", str(page)])
     shutil.copytree(whole / "data", broken / "data")
     learn, calls = MaskGWM.training_loss, []
