@@ -145,7 +145,7 @@ class FilmData:
     num_held_out_worlds: int = 24
     """Worlds of the evaluation: no clip of theirs is ever trained on."""
     held_out_clips_per_world: int = 9
-    held_out_rig_clips_per_world: int = 4
+    held_out_rig_clips_per_world: int = 3
     num_pairs: int = 100
     """Counterfactual pairs from the held-out worlds."""
     num_long: int = 6
