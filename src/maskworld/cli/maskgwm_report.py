@@ -28,6 +28,11 @@ def long_section(found: LongHorizon, results: Results) -> Section:
         f"of {len(found.by_drive['frame_change'])} single drives do. 95 % interval of the dream's "
         f"first: {low:.2f} to {high:.2f}."
     )
+    if told["anchored_channels"]:
+        intro += (
+            f" Each round gives the first {told['anchored_channels']} channels of its latents mean "
+            "and deviation of the first frame: luminance deviation is held up from outside."
+        )
     head = ["", *(words(name) for name in ratios), "verdict"]
     return Section("Long dreams: alive?", "long", table(head, rows), intro)
 

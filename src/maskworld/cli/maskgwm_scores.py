@@ -204,14 +204,17 @@ def evaluate_long(
         proxy_window=None,  # a handful of drives are too few for it
         seed=seed,
     )
-    evaluation.results.protocol["long_overlap"] = recipe.film.overlap
+    told = evaluation.results.protocol["long_horizon"]
+    told["overlap"] = recipe.film.overlap
+    told["anchored_channels"] = recipe.system.anchored_channels
     evaluation.sections.append(long_section(found, evaluation.results))
     evaluation.rows.extend(
         VideoRow(
             name=f"drive {i}",
             panels={"real": as_video(batch.frames[i]), "dreamt": as_video(dreamt[i])},
             caption=f"{batch.captions[i]}; {batch.frames.shape[2] / frame_rate(batch):.0f} s, in "
-            "rounds that are given the last frames of the one before, under the real actions",
+            f"rounds of {recipe.system.num_frames - recipe.film.overlap} new frames, under the "
+            "real actions",
             num_context=NUM_GIVEN,
             fps=2 * frame_rate(batch),
             section="Long dreams (twice as fast)",
@@ -235,13 +238,14 @@ def evaluate_rig(
         results, batch.frames, dreamt, cameras, groups, num_given=NUM_GIVEN, seed=seed
     )
     mean = dream(model, batch, POSTERIOR_MEAN, torch.Generator().manual_seed(seed), NUM_GIVEN)
+    reconstructed = reconstruct(model, batch)
     shown = collate(material.train_rig)
     assert shown.frames is not None
     score_futures(
         results,
         batch.frames[:, :, NUM_GIVEN:],
         mean.frames[:, :, NUM_GIVEN:],
-        {"reconstruction": reconstruct(model, batch)[:, :, NUM_GIVEN:]},
+        {"reconstruction": reconstructed[:, :, NUM_GIVEN:]},
         TrivialFutures.fit(shown.frames, NUM_GIVEN).predict(
             batch.frames[:, :, :NUM_GIVEN], batch.frames.shape[2] - NUM_GIVEN
         ),
@@ -256,6 +260,7 @@ def evaluate_rig(
             name=f"rig {i}",
             panels={
                 "real": as_video(batch.frames[i]),
+                "reconstructed": as_video(reconstructed[i]),
                 "dreamt, mean": as_video(mean.frames[i]),
                 "dreamt, sampled": as_video(dreamt[i]),
             },

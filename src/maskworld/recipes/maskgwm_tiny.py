@@ -7,9 +7,17 @@ Hardware: two CPU cores, no GPU. Time and results: docs/maskgwm.md.
 What differs from the paper, and why:
 - patch latents fitted by PCA instead of SD3's VAE: they fit in seconds, and a patch of 12 pixels is
   one token;
-- actions are speed and yaw rate, and also join the embedded time of their frame
-  (`modulates_by_actions`): a network of this size does not learn to obey what it only reads;
-- it starts from a still picture (`carries_past`, ADR 0010);
+- actions are speed and yaw rate, beside the pose they add up to (`integrates_actions`), and also
+  join the embedded time of their frame (`modulates_by_actions`): a network of this size does not
+  learn to obey what it only reads;
+- it starts from a still picture (`carries_past`, ADR 0010), one frame is given, and times are near
+  noise;
+- a finer table of positions: SD3's counts a third of a unit per token;
+- r = 0.2, since rows have ten tokens; view blocks come with the second camera, as in the paper's
+  stage 3, in a model of its own;
+- two sampling steps, the second at t = 0.3, and long rollouts keep mean and deviation of the first
+  frame in the latents' first channels (`anchored_channels`): with more steps patches flicker, with
+  one they freeze, and without the anchor contrast falls to half (docs/log.md);
 - no text, learning rates and numbers of steps are ours.
 """
 
@@ -65,7 +73,9 @@ RECIPE = MaskGWMRecipe(
         frame_size=(72, 120),
         fps=5.0,
     ),
-    sampling=FlowSampling(video=SigmaSchedule("uniform", 2), guidance=Guidance(gamma=1.0)),
+    sampling=FlowSampling(
+        video=SigmaSchedule("explicit", values=(1.0, 0.3, 0.0)), guidance=Guidance(gamma=1.0)
+    ),
     stages=(
         Stage("tokenizer", num_steps=150, batch_size=4, learning_rate=4e-3, save_every=0),
         Stage(
