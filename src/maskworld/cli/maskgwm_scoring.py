@@ -262,6 +262,8 @@ def _score(
                 proxy_window=None,
                 seed=seed,
             )
+            held_up = system.config.anchored_channels
+            results.protocol["long_horizon"]["anchored_channels"] = held_up
             sections.append(long_section(found, results))
     if asks_for(options, "overlap"):
         _score_overlap(results, options, scored, dreams)
