@@ -88,7 +88,7 @@ RECIPE = MaskWorldModelRecipe(
         actions=SigmaSchedule("uniform", 1),
         guidance=Guidance(),
     ),
-    robot=RobotData(action_noise=0.3, step_limit=160),
+    robot=RobotData(action_noise=0.3, step_limit=160, num_perturbed_trials=5),
     stages=(
         Stage(
             "dynamics",
