@@ -10,7 +10,7 @@ import torch
 
 from maskworld.cli.maskgwm_material import FilmMaterial
 from maskworld.cli.maskgwm_report import long_section, rig_section
-from maskworld.cli.quickstart_parts import as_video, frame_rate, spread
+from maskworld.cli.quickstart_parts import as_video, frame_rate, spread, steering_rows
 from maskworld.evaluation.baselines import TrivialFutures
 from maskworld.evaluation.camera_overlap import drive_calibrations, score_camera_overlap
 from maskworld.evaluation.flow_prediction import POSTERIOR_MEAN, rows_of, score_dream_speed
@@ -155,25 +155,8 @@ def evaluate_steering(
         for side in sides
     ]
     score_steering(evaluation.results, sides[0], sides[1], dreams[0], dreams[1], seed=seed)
-    left, right = (side.frames for side in sides)
-    assert left is not None
-    assert right is not None
-    evaluation.rows.extend(
-        VideoRow(
-            name=f"pair {i}",
-            panels={
-                "left, real": as_video(left[i]),
-                "dreamt left": as_video(dreams[0][i]),
-                "right, real": as_video(right[i]),
-                "dreamt right": as_video(dreams[1][i]),
-            },
-            caption="one frame, two futures to be told: left and right",
-            num_context=NUM_GIVEN,
-            fps=frame_rate(sides[0]),
-            section="Counterfactual steering",
-        )
-        for i in spread(len(left), NUM_SHOWN_PAIRS)
-    )
+    told = "one frame, two futures to be told: left and right"
+    evaluation.rows.extend(steering_rows(sides, dreams, NUM_GIVEN, NUM_SHOWN_PAIRS, told))
 
 
 def evaluate_long(

@@ -20,25 +20,23 @@ from maskworld.cli.maskgwm_data import (
     write_cameras,
 )
 from maskworld.cli.maskgwm_plan import Plan, plan_run
-from maskworld.cli.reworld_training import _stage_of
 from maskworld.cli.stage_choice import (
     asked_stages,
     kind_of,
     rows_asked_for,
     split_tokenizer,
 )
-from maskworld.cli.stage_data import StageData, describe
+from maskworld.cli.stage_data import StageData
 from maskworld.cli.train import TrainOptions
 from maskworld.cli.training import (
     check_run,
-    clean_run_folder,
-    shortened,
+    reached_stage,
+    train_and_release,
     with_settings,
     write_sample,
 )
 from maskworld.nn.config_io import config_to_json
 from maskworld.nn.weights_io import load_state_tensors, state_tensors
-from maskworld.recipes.open import save_release
 from maskworld.recipes.recipe import MaskGWMRecipe
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.maskgwm import MaskGWM, MaskGWMConfig
@@ -46,9 +44,8 @@ from maskworld.tokenizers.causal_patch import CausalPatchTokenizer
 from maskworld.tokenizers.causal_vae import CausalVAE
 from maskworld.tokenizers.image_latents import encode_images
 from maskworld.tokenizers.latent import PretrainedImageVAEConfig
-from maskworld.training.config import Stage
+from maskworld.training.config import Stage, shortened
 from maskworld.training.distributed import derive_seed, processes_from_environment
-from maskworld.training.loop import train
 from maskworld.types import Batch, Prompt
 
 FIT_FRAMES = 640
@@ -72,36 +69,25 @@ def run_maskgwm_training(options: TrainOptions, recipe: MaskGWMRecipe) -> None:
     data = open_maskgwm_data(options, recordings, plan.config, stride)
     _check_stages(stages, data)
     system = _build_system(options, plan, is_resumed=has_checkpoint)
-    processes = processes_from_environment()
-    if processes.is_main:
+    if processes_from_environment().is_main:
         say_what_is_read(recordings, plan.cameras, plan.config)
-        for dataset in {id(d): d for s in stages for d in data.datasets_of(s)}.values():
-            print(describe(dataset), file=sys.stderr)
-    with clean_run_folder(options.out):
-        if not has_checkpoint and plan.initial is None:  # else it is fitted already
-            _fit(system, data, options.seed)
-        result = train(
-            system,
-            stages,
-            _Batches(system, data, options, is_new=plan.initial is None),
-            options.out,
-            seed=options.seed,
-            device=options.device,
-            resume=options.resume,
-            config=_record(options, recipe, plan, stride),
-            on_sample=_Sampler(options, data, plan.sampling),
-            tracker=options.tracker,
-        )
-        if processes.is_main:
-            save_release(system.cpu(), options.out / "model", plan.sampling)
-            write_cameras(options.out / "model", plan.cameras)
-    if processes.is_main:
-        model = options.out / "model"
-        print(
-            f"Trained {result.step} steps, last loss {result.loss:.4f} -> {model}\n"
-            f"Score it:  maskworld evaluate {model} --data HELD_OUT\n"
-            f"Dream:     maskworld generate {model} --video PAST --num-frames 200 --out dream.mp4"
-        )
+    is_new, model = plan.initial is None, options.out / "model"
+    train_and_release(
+        options,
+        system,
+        stages,
+        data,
+        plan.sampling,
+        fit=lambda: _fit(system, data, options.seed) if is_new else None,
+        batches=_Batches(system, data, options, is_new=is_new),
+        record=_record(options, recipe, plan, stride),
+        on_sample=_Sampler(options, data, plan.sampling),
+        also_save=lambda folder: write_cameras(folder, plan.cameras),
+        hints=[
+            f"Score it:  maskworld evaluate {model} --data HELD_OUT",
+            f"Dream:     maskworld generate {model} --video PAST --num-frames 200 --out dream.mp4",
+        ],
+    )
 
 
 # ---------------------------------------------------------------------------------------- stages
@@ -261,7 +247,7 @@ class _Batches:
     ) -> None:
         self._system, self._data = system, data
         # A checkpoint of a later stage brings its statistics with the weights.
-        is_early = not options.resume or _stage_of(options.out) in (None, "tokenizer")
+        is_early = not options.resume or reached_stage(options.out) in (None, "tokenizer")
         self._measures = is_new and is_early and isinstance(system.tokenizer, CausalVAE)
 
     def __call__(self, stage: Stage) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from maskworld.cli.quickstart_parts import (
     print_summary,
     read_curves,
     side_by_side,
+    train_stages,
     write_videos,
 )
 from maskworld.cli.robot_data import STATISTICS_FILE
@@ -29,14 +31,13 @@ from maskworld.cli.robot_material import (
 )
 from maskworld.cli.robot_report import success_section
 from maskworld.cli.robot_scores import (
+    RobotPolicies,
+    baseline_policies,
     film_episodes,
-    fit_baselines,
-    robot_policies,
     score_masks,
     try_policies,
+    with_model,
 )
-from maskworld.data.dataset import MemoryDataset
-from maskworld.data.loader import make_loader
 from maskworld.data.transforms import RecolorRegions
 from maskworld.evaluation.manipulation_scores import add_success
 from maskworld.evaluation.results import Results
@@ -45,8 +46,7 @@ from maskworld.recipes.open import save_release
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.report.sections import write_sectioned_report
 from maskworld.systems.mask_world_model import MaskWorldModel
-from maskworld.training.config import Stage
-from maskworld.training.loop import train
+from maskworld.training.config import Stage, shortened
 
 RECIPE = "mask-world-model-tiny"
 CURVES = ("velocity", "action", "l1")
@@ -66,21 +66,27 @@ def run(options: QuickstartOptions) -> None:
     model = MaskWorldModel(recipe.system)
     with timer.phase("fit"):
         fit_robot_system(model, material, options.seed)
-    with timer.phase("train"):
-        _, nets = side_by_side(
-            lambda: fit(model, recipe, material, options),
-            lambda: fit_baselines(recipe, material, options.seed),
+    episodes, failed = options.out / "run/episodes", Event()
+
+    def fit_and_try_baselines() -> RobotPolicies:
+        baselines = baseline_policies(recipe, material, options.seed)
+        try_policies(baselines, recipe, episodes, num_workers=1, should_stop=failed.is_set)
+        return baselines
+
+    with timer.phase("train, try the baselines"):
+        _, baselines = side_by_side(
+            lambda: fit(model, recipe, material, options), fit_and_try_baselines, failed.set
         )
-    policies = robot_policies(model, nets, recipe, material, options.seed)
+    policies = with_model(baselines, model, recipe, material, options.seed)
     results = Results(
         "mask_world_model",
         {"recipe": recipe.name, "seed": options.seed, "parameters": policies.parameters},
     )
     with timer.phase("evaluate"):
         shown = score_masks(results, model, recipe, material, options.seed)
-        tried = try_policies(policies, recipe, options.out / "run/episodes", options.workers)
+        tried = try_policies(policies, recipe, episodes, options.workers)
         add_success(results, tried)
-        rows = [*shown, *film_episodes(policies, recipe)]
+        rows = [*shown, *film_episodes(policies.makers["model"], recipe)]
     with timer.phase("report"):
         results.protocol["seconds"] = dict(timer.seconds)
         save_release(model, options.out / "model", recipe.sampling)
@@ -113,13 +119,8 @@ def quickstart_recipe(options: QuickstartOptions) -> MaskWorldModelRecipe:
             "maskworld train mask-world-model-tiny --data."
         )
     recipe = load_recipe_of(MaskWorldModelRecipe, RECIPE)
-    if options.steps is None:
-        return recipe
-    count = options.steps
     stages = tuple(
-        stage
-        if stage.name == "tokenizer"
-        else replace(stage, num_steps=count, warmup_steps=min(stage.warmup_steps, count))
+        stage if stage.name == "tokenizer" else shortened(stage, options.steps)
         for stage in recipe.stages
     )
     return replace(recipe, stages=stages)
@@ -146,25 +147,14 @@ def fit(
         if not encoded:
             encoded.append(encode_episodes(model, material, stride, recolor))
         if stage.name.startswith("dynamics"):
-            return MemoryDataset(encoded[0].dynamics)
+            return list(encoded[0].dynamics)
         policy: Sequence[Any] = encoded[0].policy
         if model.config.trains == "action_only":
             policy = with_bank(model, policy, options.seed)
-        return MemoryDataset(policy)
+        return list(policy)
 
-    def batches(stage: Stage) -> Any:
-        return make_loader([sets(stage)], [1.0], batch_size=stage.batch_size, seed=options.seed)
-
-    train(
-        model,
-        recipe.stages,
-        batches,
-        options.out / "run",
-        seed=options.seed,
-        device="cpu",
-        resume=options.resume,
-        config={"recipe": recipe.name, "data": "metaworld"},
-    )
+    record = {"recipe": recipe.name, "data": "metaworld"}
+    train_stages(model, recipe.stages, sets, options, record)
 
 
 def _summary(results: Results, recipe: MaskWorldModelRecipe, material: RobotMaterial) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -21,18 +20,16 @@ from maskworld.cli.quickstart_parts import (
     print_summary,
     read_curves,
     side_by_side,
+    train_stages,
     write_videos,
 )
-from maskworld.data.dataset import MemoryDataset
-from maskworld.data.loader import make_loader
 from maskworld.evaluation.results import Results
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.open import save_release
 from maskworld.recipes.recipe import MaskGWMRecipe
 from maskworld.report.sections import write_sectioned_report
 from maskworld.systems.maskgwm import MaskGWM, MaskGWMConfig
-from maskworld.training.config import Stage
-from maskworld.training.loop import train
+from maskworld.training.config import Stage, shortened
 from maskworld.types import Clip
 
 RECIPE = "maskgwm-tiny"
@@ -87,13 +84,8 @@ def quickstart_recipe(options: QuickstartOptions) -> MaskGWMRecipe:
             "maskworld train maskgwm-tiny, or run maskworld quickstart worlddreamer --data."
         )
     recipe = load_recipe_of(MaskGWMRecipe, RECIPE)
-    if options.steps is None:
-        return recipe
-    asked = options.steps
     stages = tuple(
-        stage
-        if stage.name == "tokenizer"
-        else replace(stage, num_steps=asked, warmup_steps=min(stage.warmup_steps, asked))
+        stage if stage.name == "tokenizer" else shortened(stage, options.steps)
         for stage in recipe.stages
     )
     return replace(recipe, stages=stages)
@@ -139,8 +131,11 @@ def fit(
     """Trains the stages of one camera."""
     frames = [single_frames(clip) for clip in material.train]
     stages = [stage for stage in recipe.stages if not stage.name.endswith(RIG_STAGE)]
-    sets = {stage.name: frames if stage.name == "tokenizer" else clips for stage in stages}
-    train_stages(model, stages, sets, recipe, options, "run")
+
+    def sets(stage: Stage) -> list[Clip]:
+        return frames if stage.name == "tokenizer" else clips
+
+    train_stages(model, stages, sets, options, _record(recipe))
 
 
 def fit_rig(
@@ -150,35 +145,11 @@ def fit_rig(
     rig looks to one side."""
     clips = encoded(model, material.train_rig, with_mirrored=False)
     stages = [stage for stage in recipe.stages if stage.name.endswith(RIG_STAGE)]
-    sets = {stage.name: clips for stage in stages}
-    train_stages(model, stages, sets, recipe, options, "run/rig")
+    train_stages(model, stages, lambda _: clips, options, _record(recipe), "run/rig")
 
 
-def train_stages(
-    model: MaskGWM,
-    stages: Sequence[Stage],
-    sets: dict[str, list[Clip]],
-    recipe: MaskGWMRecipe,
-    options: QuickstartOptions,
-    folder: str,
-) -> None:
-    """One call of the training loop, each stage on its own set of clips."""
-
-    def batches(stage: Stage) -> Any:
-        dataset = MemoryDataset(sets[stage.name])
-        return make_loader([dataset], [1.0], batch_size=stage.batch_size, seed=options.seed)
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    train(
-        model,
-        stages,
-        batches,
-        options.out / folder,
-        seed=options.seed,
-        device="cpu",
-        resume=options.resume,
-        config={"recipe": recipe.name, "data": "drive"},
-    )
+def _record(recipe: MaskGWMRecipe) -> dict[str, str]:
+    return {"recipe": recipe.name, "data": "drive"}
 
 
 def write_outputs(

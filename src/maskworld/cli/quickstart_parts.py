@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +19,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from maskworld.cli.quickstart import QuickstartOptions
+from maskworld.data.dataset import ClipsByNumber, MemoryDataset
+from maskworld.data.loader import ClipLoader, make_loader
 from maskworld.data.video_files import write_video
 from maskworld.evaluation.results import Results
 from maskworld.report import VideoRow
-from maskworld.types import Batch
+from maskworld.training.config import Stage
+from maskworld.training.loop import train
+from maskworld.types import Batch, Clip
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -44,19 +48,30 @@ class Timer:
         print(f"[{name}] {self.seconds[name]:.1f} s", flush=True)
 
 
-def side_by_side(first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+def side_by_side(
+    first: Callable[[], A],
+    second: Callable[[], B],
+    on_error: Callable[[], None] = lambda: None,
+) -> tuple[A, B]:
     """Runs both at once, each network operation on one thread; the first stays in this thread, so
     that Ctrl-C reaches it.
 
     At the sizes of a quickstart a second thread inside an operation gains nothing. What either
     computes does not depend on the other; the first error is raised after both have ended.
+
+    Args:
+        on_error: called as soon as the first fails: tells the second that it may stop.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(1) as pool:
             right = pool.submit(second)
-            left = first()
+            try:
+                left = first()
+            except BaseException:
+                on_error()
+                raise
         return left, right.result()
     finally:
         torch.set_num_threads(threads)
@@ -75,6 +90,54 @@ def claim_folder(options: QuickstartOptions) -> None:
             shutil.rmtree(run_folder)
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Sets of clips in memory, and how often a batch comes from each."""
+
+    sets: Sequence[list[Clip]]
+    weights: Sequence[float]
+
+
+def train_stages(
+    system: Any,
+    stages: Sequence[Stage],
+    sets: Callable[[Stage], list[Clip] | ClipsByNumber | Mixture],
+    options: QuickstartOptions,
+    record: dict[str, Any],
+    folder: str = "run",
+) -> None:
+    """One call of the training loop, each stage on its own clips.
+
+    Args:
+        sets: what a stage trains on, asked for when its turn comes.
+        record: what the run's config.json keeps.
+        folder: of the run, within the quickstart's.
+    """
+
+    def batches(stage: Stage) -> ClipLoader:
+        found = sets(stage)
+        if isinstance(found, list):
+            found = Mixture([found], [1.0])
+        if isinstance(found, Mixture):
+            datasets: list[Any] = [MemoryDataset(clips) for clips in found.sets]
+            weights = found.weights
+        else:
+            datasets, weights = [found], [1.0]
+        return make_loader(datasets, weights, batch_size=stage.batch_size, seed=options.seed)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    train(
+        system,
+        stages,
+        batches,
+        options.out / folder,
+        seed=options.seed,
+        device="cpu",
+        resume=options.resume,
+        config=record,
+    )
+
+
 def read_curves(path: Path, keys: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
     """Curves of a run's log, by term: those whose names end with one of `keys`, which are also the
     order they come in."""
@@ -87,6 +150,42 @@ def read_curves(path: Path, keys: Sequence[str]) -> dict[str, list[tuple[int, fl
                 if name.endswith(key) and isinstance(value, int | float):
                     curves.setdefault(name, []).append((step, float(value)))
     return curves
+
+
+def steering_rows(
+    real: Sequence[Batch],
+    dreamt: Sequence[UInt8[Tensor, "b v t c h w"]],
+    num_context: int,
+    count: int,
+    caption: str,
+) -> list[VideoRow]:
+    """Counterfactual pairs to show: what really came of left and of right, and what was dreamt.
+
+    Args:
+        real: left and right, pair by pair.
+        dreamt: likewise.
+        num_context: frames that dreams were given.
+        count: pairs to show, spread over all.
+    """
+    left, right = (side.frames for side in real)
+    assert left is not None
+    assert right is not None
+    return [
+        VideoRow(
+            name=f"pair {i}",
+            panels={
+                "left, real": as_video(left[i]),
+                "dreamt left": as_video(dreamt[0][i]),
+                "right, real": as_video(right[i]),
+                "dreamt right": as_video(dreamt[1][i]),
+            },
+            caption=caption,
+            num_context=num_context,
+            fps=frame_rate(real[0]),
+            section="Counterfactual steering",
+        )
+        for i in spread(len(left), count)
+    ]
 
 
 def write_videos(folder: Path, rows: Sequence[VideoRow]) -> None:

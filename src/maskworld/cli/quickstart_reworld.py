@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -14,6 +12,7 @@ from maskworld.cli.quickstart_parts import (
     claim_folder,
     print_summary,
     read_curves,
+    train_stages,
     write_videos,
 )
 from maskworld.cli.reworld_material import (
@@ -27,8 +26,6 @@ from maskworld.cli.reworld_material import (
 )
 from maskworld.cli.reworld_report import Evaluation, negatives_section
 from maskworld.cli.reworld_scores import evaluate
-from maskworld.data.dataset import MemoryDataset
-from maskworld.data.loader import make_loader
 from maskworld.policies.trajectory_flow import TrajectoryFlowConfig, fit_trajectory_flow
 from maskworld.preparation.candidates import FlowCandidates
 from maskworld.preparation.mine import mine
@@ -38,8 +35,7 @@ from maskworld.recipes.open import save_release
 from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.report.sections import read_style, write_sectioned_report
 from maskworld.systems.reworld import ReWorld
-from maskworld.training.config import Stage
-from maskworld.training.loop import train
+from maskworld.training.config import Stage, shortened
 from maskworld.types import Clip, collate
 
 RECIPE = "reworld-tiny"
@@ -90,16 +86,8 @@ def quickstart_recipe(options: QuickstartOptions) -> ReWorldRecipe:
             "reworld-tiny, or run maskworld quickstart worlddreamer --data."
         )
     recipe = load_recipe_of(ReWorldRecipe, RECIPE)
-    if options.steps is None:
-        return recipe
     stages = tuple(
-        replace(
-            stage,
-            num_steps=options.steps,
-            warmup_steps=min(stage.warmup_steps, options.steps),
-        )
-        if stage.name.startswith("video")
-        else stage
+        shortened(stage, options.steps) if stage.name.startswith("video") else stage
         for stage in recipe.stages
     )
     return replace(recipe, stages=stages)
@@ -185,7 +173,7 @@ def fit(
             return clips.planning(with_negatives)
         return with_features(model, clips.planning(), options.seed)
 
-    train_stages(model, recipe.stages, sets, recipe, options, "run")
+    train_stages(model, recipe.stages, sets, options, _record(recipe))
 
 
 def fit_without_world_model(
@@ -206,34 +194,11 @@ def fit_without_world_model(
             return clips.planning(with_negatives)
         return with_features(twin, clips.planning(), options.seed)
 
-    train_stages(twin, stages, sets, recipe, options, "run/no-world-model")
+    train_stages(twin, stages, sets, options, _record(recipe), "run/no-world-model")
 
 
-def train_stages(
-    model: ReWorld,
-    stages: Sequence[Stage],
-    sets: Callable[[Stage], list[Clip]],
-    recipe: ReWorldRecipe,
-    options: QuickstartOptions,
-    folder: str,
-) -> None:
-    """One call of the training loop, each stage on its own set of clips."""
-
-    def batches(stage: Stage) -> Any:
-        dataset = MemoryDataset(sets(stage))
-        return make_loader([dataset], [1.0], batch_size=stage.batch_size, seed=options.seed)
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    train(
-        model,
-        stages,
-        batches,
-        options.out / folder,
-        seed=options.seed,
-        device="cpu",
-        resume=options.resume,
-        config={"recipe": recipe.name, "data": "drive"},
-    )
+def _record(recipe: ReWorldRecipe) -> dict[str, str]:
+    return {"recipe": recipe.name, "data": "drive"}
 
 
 def write_outputs(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,15 +15,15 @@ from maskworld.cli.material import (
 )
 from maskworld.cli.quickstart import QuickstartOptions
 from maskworld.cli.quickstart_parts import (
+    Mixture,
     Timer,
     claim_folder,
     print_summary,
     read_curves,
+    train_stages,
     write_videos,
 )
 from maskworld.cli.worlddreamer_scores import evaluate
-from maskworld.data.dataset import MemoryDataset
-from maskworld.data.loader import make_loader
 from maskworld.evaluation.prediction import (
     tokens_of,
 )
@@ -35,8 +34,7 @@ from maskworld.recipes.recipe import WorldDreamerRecipe
 from maskworld.report import VideoRow, write_report
 from maskworld.systems.worlddreamer import WorldDreamer
 from maskworld.tokenizers.patch import PatchTokenizer
-from maskworld.training.config import Stage
-from maskworld.training.loop import train
+from maskworld.training.config import Stage, shortened
 from maskworld.types import Clip, collate
 
 CURVES = ("cross_entropy", "accuracy", "l1")
@@ -76,13 +74,7 @@ def quickstart_recipe(options: QuickstartOptions) -> WorldDreamerRecipe:
         stages = tuple(
             replace(s, num_steps=recipe.user_steps) if s.name == "world" else s for s in stages
         )
-    if options.steps is not None:
-        stages = tuple(
-            replace(s, num_steps=options.steps, warmup_steps=min(s.warmup_steps, options.steps))
-            if s.name == "world"
-            else s
-            for s in stages
-        )
+    stages = tuple(shortened(s, options.steps) if s.name == "world" else s for s in stages)
     return replace(recipe, stages=stages)
 
 
@@ -101,26 +93,14 @@ def fit(
         sample = torch.cat([clip.frames[0, ::4] for clip in clips if clip.frames is not None])
         model.tokenizer.fit(sample, generator)
 
-    def batches(stage: Stage) -> Any:
+    def sets(stage: Stage) -> list[Clip] | Mixture:
         if stage.name == "tokenizer":
-            sets, weights = [[single_frames(clip) for clip in clips]], [1.0]
-        else:
-            sets, weights = world_sets(model, recipe, material)
-        datasets = [MemoryDataset(part) for part in sets]
-        return make_loader(datasets, weights, batch_size=stage.batch_size, seed=options.seed)
+            return [single_frames(clip) for clip in clips]
+        return world_sets(model, recipe, material)
 
-    options.out.mkdir(parents=True, exist_ok=True)
     stages = [s for s in recipe.stages if has_pixels or s.name != "tokenizer"]
-    train(
-        model,
-        stages,
-        batches,
-        options.out / "run",
-        seed=options.seed,
-        device="cpu",
-        resume=options.resume,
-        config={"recipe": recipe.name, "data": str(options.data or "drive")},
-    )
+    record = {"recipe": recipe.name, "data": str(options.data or "drive")}
+    train_stages(model, stages, sets, options, record)
     curves.update(read_curves(options.out / "run" / "metrics.jsonl", CURVES))
 
 
@@ -134,23 +114,23 @@ def single_frames(clip: Clip) -> Clip:
 
 def world_sets(
     model: WorldDreamer, recipe: WorldDreamerRecipe, material: Material
-) -> tuple[list[list[Clip]], list[float]]:
+) -> list[Clip] | Mixture:
     """What the world stage trains on, encoded once: clips with their mirror images, and drives
     shown in one style and asked for in another."""
     clips = material.train
     if clips[0].frames is None:
-        return [clips], [1.0]
+        return clips
     names = material.action_names
     plain = encoded(model, [*clips, *mirrored(clips, names)])
     sources, targets = (
         encoded(model, [*part, *mirrored(part, names)]) for part in material.restyled
     )
     if not sources:
-        return [plain], [1.0]
+        return plain
     both = [*zip(sources, targets, strict=True), *zip(targets, sources, strict=True)]
     restyled = [replace(asked, reference_tokens=shown.tokens) for shown, asked in both]
     share = recipe.drive.p_restyled
-    return [plain, restyled], [1 - share, share]
+    return Mixture([plain, restyled], [1 - share, share])
 
 
 def encoded(model: WorldDreamer, clips: list[Clip]) -> list[Clip]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskworld.cli.quickstart_parts import as_video, frame_rate, side_by_side, spread
+from maskworld.cli.quickstart_parts import as_video, frame_rate, side_by_side, spread, steering_rows
 from maskworld.cli.reworld_material import PlanningMaterial
 from maskworld.cli.reworld_planning import evaluate_drives, evaluate_planning
 from maskworld.cli.reworld_report import Evaluation, gamma_section
@@ -239,25 +239,8 @@ def evaluate_steering(
     left_now, right_now = (_from_now(side, now) for side in sides)
     dreamt_left, dreamt_right = (frames[:, :, now - 1 :] for frames in dreams)
     score_steering(evaluation.results, left_now, right_now, dreamt_left, dreamt_right, seed=seed)
-    left, right = (side.frames for side in sides)
-    assert left is not None
-    assert right is not None
-    evaluation.rows.extend(
-        VideoRow(
-            name=f"pair {i}",
-            panels={
-                "left, real": as_video(left[i]),
-                "dreamt left": as_video(dreams[0][i]),
-                "right, real": as_video(right[i]),
-                "dreamt right": as_video(dreams[1][i]),
-            },
-            caption="one past, two futures to be told: left and right",
-            num_context=now,
-            fps=frame_rate(sides[0]),
-            section="Counterfactual steering",
-        )
-        for i in spread(len(left), NUM_SHOWN_PAIRS)
-    )
+    told = "one past, two futures to be told: left and right"
+    evaluation.rows.extend(steering_rows(sides, dreams, now, NUM_SHOWN_PAIRS, told))
 
 
 def _from_now(batch: Batch, now: int) -> Batch:

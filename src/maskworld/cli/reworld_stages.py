@@ -10,11 +10,11 @@ import torch
 
 from maskworld.cli.stage_choice import asked_stages, kind_of, rows_asked_for, split_tokenizer
 from maskworld.cli.train import TrainOptions
-from maskworld.cli.training import shortened, with_settings
+from maskworld.cli.training import with_settings
 from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.systems.reworld import ReWorldConfig
 from maskworld.tokenizers.video_frames import check_clip_shape
-from maskworld.training.config import Stage
+from maskworld.training.config import Stage, shortened
 
 STANDARD = "standard"
 """The stage of Eq. 5."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,27 +22,26 @@ from maskworld.cli.reworld_data import (
 from maskworld.cli.reworld_mining import ONLINE_ONLY, OnlineMining, check_mining_options
 from maskworld.cli.reworld_stages import choose_stages, stages_with_settings
 from maskworld.cli.stage_choice import refuse_beside_init, tokenizer_asked_for
-from maskworld.cli.stage_data import StageData, describe
+from maskworld.cli.stage_data import StageData
 from maskworld.cli.train import TrainOptions
 from maskworld.cli.training import (
     check_run,
-    clean_run_folder,
+    reached_stage,
+    train_and_release,
     write_sample,
 )
 from maskworld.data.sources.tokens import TokenSource
 from maskworld.nn.config_io import config_to_json
 from maskworld.nn.weights_io import load_state_tensors, state_tensors
-from maskworld.recipes.open import Source, load_reworld, open_source, save_release
+from maskworld.recipes.open import Source, load_reworld, open_source
 from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.reworld import ReWorld, ReWorldConfig
 from maskworld.tokenizers.causal_patch import CausalPatchTokenizer
 from maskworld.tokenizers.causal_vae import CausalVAE
 from maskworld.tokenizers.latent import PretrainedVideoVAEConfig, encode_views
-from maskworld.training.checkpoint import list_checkpoints, read_state
 from maskworld.training.config import Stage
 from maskworld.training.distributed import derive_seed, processes_from_environment
-from maskworld.training.loop import train
 from maskworld.types import Batch, Prompt
 
 LEARNT = ("video.", "heads.", "representation.", "prompter.", "action.", "action_ego.")
@@ -66,38 +64,27 @@ def run_reworld_training(options: TrainOptions, recipe: ReWorldRecipe) -> None:
     plans = _check_plans(stages, data)
     mining = _mining(options, stages, data, config) if is_mining else None
     system = _build_system(options, config, initial, is_resumed=has_checkpoint)
-    processes = processes_from_environment()
-    if processes.is_main:
-        for dataset in {id(d): d for s in stages for d in data.datasets_of(s)}.values():
-            print(describe(dataset), file=sys.stderr)
-    with clean_run_folder(options.out):
-        if not has_checkpoint:  # what a checkpoint holds is fitted already
-            _fit(system, data, plans, options.seed, is_new=initial is None)
-        result = train(
-            system,
-            stages,
-            _Batches(system, data, options, mining),
-            options.out,
-            seed=options.seed,
-            device=options.device,
-            resume=options.resume,
-            config=_record(options, recipe, config, sampling),
-            on_sample=_Sampler(options, data, sampling),
-            tracker=options.tracker,
-        )
-        if processes.is_main:
-            save_release(system.cpu(), options.out / "model", sampling)
-    if processes.is_main:
-        model = options.out / "model"
-        print(
-            f"Trained {result.step} steps, last loss {result.loss:.4f} -> {model}\n"
-            f"Score it:  maskworld evaluate {model} --data HELD_OUT\n"
-            f"Dream:     maskworld generate {model} --video PAST --out dream.mp4"
-        )
-        if any(stage.name in NEEDS_EXPERTS for stage in stages):
-            print(f"Plan:      maskworld plan {model} --scene SCENE.json --video PAST")
-        if mining is not None:
-            print(mining.describe())
+    model = options.out / "model"
+    hints = [
+        f"Score it:  maskworld evaluate {model} --data HELD_OUT",
+        f"Dream:     maskworld generate {model} --video PAST --out dream.mp4",
+    ]
+    if any(stage.name in NEEDS_EXPERTS for stage in stages):
+        hints.append(f"Plan:      maskworld plan {model} --scene SCENE.json --video PAST")
+    train_and_release(
+        options,
+        system,
+        stages,
+        data,
+        sampling,
+        fit=lambda: _fit(system, data, plans, options.seed, is_new=initial is None),
+        batches=_Batches(system, data, options, mining),
+        record=_record(options, recipe, config, sampling),
+        on_sample=_Sampler(options, data, sampling),
+        hints=hints,
+    )
+    if mining is not None and processes_from_environment().is_main:
+        print(mining.describe())
 
 
 # ---------------------------------------------------------------------------------------- system
@@ -212,7 +199,7 @@ class _Batches:
     ) -> None:
         self._system, self._data, self._mining = system, data, mining
         # A checkpoint of a later stage brings its statistics with the weights.
-        self._measures = not options.resume or _stage_of(options.out) in (None, "tokenizer")
+        self._measures = not options.resume or reached_stage(options.out) in (None, "tokenizer")
 
     def __call__(self, stage: Stage) -> Any:
         tokenizer = self._system.tokenizer
@@ -228,12 +215,6 @@ class _Batches:
         if stage.name != "joint" or self._mining is None:
             return plain
         return self._mining.batches(plain, self._system)
-
-
-def _stage_of(run: Path) -> str | None:
-    """The stage of a run's newest checkpoint."""
-    found = list_checkpoints(run / "checkpoints")
-    return str(read_state(found[-1][1])["stage_name"]) if found else None
 
 
 class _Sampler:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class RobotPolicies:
     """Everyone who is tried on the same initial states."""
 
     makers: dict[str, PolicyMaker]
-    model: ChunkPolicy
-    parameters: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, int]
+    """Of those with a network."""
 
 
 def fit_baselines(
@@ -85,19 +85,16 @@ def fit_baselines(
     return nets
 
 
-def robot_policies(
-    model: MaskWorldModel,
-    nets: Mapping[str, ChunkNet],
-    recipe: MaskWorldModelRecipe,
-    material: RobotMaterial,
-    seed: int,
+def baseline_policies(
+    recipe: MaskWorldModelRecipe, material: RobotMaterial, seed: int
 ) -> RobotPolicies:
-    """The model's policy beside the baselines; all of them execute as many steps of a chunk."""
-    spec = ControlSpec.of(material.statistics, recipe.system.frame_size, LOW, HIGH)
-    own = world_model_policy(model, spec, sampling=recipe.sampling, seed=seed)
-    makers: dict[str, PolicyMaker] = {"model": own.twin}
-    for name, net in nets.items():
-        makers[name] = net_policy(net, spec, recipe.system).twin
+    """Everyone beside the model; those with a network are trained here, and all of them execute as
+    many steps of a chunk as the model."""
+    nets = fit_baselines(recipe, material, seed)
+    makers: dict[str, PolicyMaker] = {
+        name: net_policy(net, _spec(recipe, material), recipe.system).twin
+        for name, net in nets.items()
+    }
     recordings: dict[str, np.ndarray] = {}
     for number in range(len(material.train)):
         episode: Any = material.train.episode(number)
@@ -108,8 +105,27 @@ def robot_policies(
         "expert": WorldExpert,
     }
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    sizes["model"] = sum(p.numel() for p in model.parameters())
-    return RobotPolicies(makers, own, sizes)
+    return RobotPolicies(makers, sizes)
+
+
+def with_model(
+    baselines: RobotPolicies,
+    model: MaskWorldModel,
+    recipe: MaskWorldModelRecipe,
+    material: RobotMaterial,
+    seed: int,
+) -> RobotPolicies:
+    """The model's policy before the baselines."""
+    spec = _spec(recipe, material)
+    own = world_model_policy(model, spec, sampling=recipe.sampling, seed=seed)
+    size = sum(p.numel() for p in model.parameters())
+    return RobotPolicies(
+        {"model": own.twin, **baselines.makers}, {**baselines.parameters, "model": size}
+    )
+
+
+def _spec(recipe: MaskWorldModelRecipe, material: RobotMaterial) -> ControlSpec:
+    return ControlSpec.of(material.statistics, recipe.system.frame_size, LOW, HIGH)
 
 
 def net_policy(net: ChunkNet, spec: ControlSpec, config: MaskWorldModelConfig) -> ChunkPolicy:
@@ -125,9 +141,14 @@ def try_policies(
     recipe: MaskWorldModelRecipe,
     folder: Path,
     num_workers: int,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """All policies on the same unseen initial states, two of them perturbed too. Episodes are kept
-    in `folder` as they end."""
+    """All policies on the same unseen initial states, those of `PERTURBED` perturbed too. Episodes
+    are kept in `folder` as they end, and none is run twice.
+
+    Raises:
+        InterruptedError: `should_stop` said so, asked after every episode.
+    """
     robot = recipe.robot
     world = MetaWorldMaker(recipe.system.frame_size)
     found: list[Evaluation] = []
@@ -146,7 +167,13 @@ def try_policies(
         robot.perturbations or (CLEAN,),
         clean.checkpoints,
     )
-    few = {name: policies.makers[name] for name in PERTURBED}
+    few = {name: policies.makers[name] for name in PERTURBED if name in policies.makers}
+
+    def on_result(result: Any, done: int, total: int) -> None:
+        if should_stop():
+            raise InterruptedError("Told to stop; the episodes so far are kept.")
+        say_progress(result, done, total)
+
     for config, makers, part in ((clean, policies.makers, "clean"), (perturbed, few, "perturbed")):
         if part == "perturbed" and not robot.perturbations:
             continue
@@ -158,7 +185,7 @@ def try_policies(
                 folder / part,
                 num_workers=num_workers,
                 batch_size=LOCK_STEP,
-                on_result=_progress,
+                on_result=on_result,
             )
         )
     both = {key: result for each in found for key, result in each.results.items()}
@@ -166,7 +193,8 @@ def try_policies(
     return Evaluation(found[0].protocol, both, failures, found[0].crashes)
 
 
-def _progress(result: Any, done: int, total: int) -> None:
+def say_progress(result: Any, done: int, total: int) -> None:
+    """Prints every fiftieth episode and the last."""
     if done % 50 == 0 or done == total:
         print(f"episode {done}/{total}", flush=True)
 
@@ -213,14 +241,16 @@ def _row(
     rows = [moment.start, *clips.window.future(moment.start, episode.num_frames - 1)]
     frames = torch.from_numpy(episode.read(rows))
     now, still = frames[:, :1], frames[:, :1].expand_as(frames[:, 1:])
-    panels = {"camera": _side_by_side(frames)}
+    panels = {"camera": beside_each_other(frames)}
     for name, maps in (("masks that came", dreamt.real), ("dreamt masks", dreamt.model)):
-        panels[name] = _side_by_side(torch.cat([now, _over(model, still, maps[index])], dim=1))
+        panels[name] = beside_each_other(
+            torch.cat([now, over_pictures(model, still, maps[index])], dim=1)
+        )
     title = f"{episode.caption}, step {moment.start}"
     return VideoRow(title, panels, num_context=1, fps=4, section="Dreamt masks")
 
 
-def _over(
+def over_pictures(
     model: MaskWorldModel, frames: UInt8[torch.Tensor, "v f c h w"], groups: torch.Tensor
 ) -> torch.Tensor:
     """Colours of the palette over pictures, but for the background."""
@@ -230,18 +260,19 @@ def _over(
     return torch.where((groups == 0)[:, :, None], frames, mixed.round().to(torch.uint8))
 
 
-def _side_by_side(frames: UInt8[torch.Tensor, "v f c h w"]) -> np.ndarray:
+def beside_each_other(frames: UInt8[torch.Tensor, "v f c h w"]) -> np.ndarray:
+    """Cameras side by side, as a video to write."""
     return frames.permute(1, 3, 0, 4, 2).flatten(2, 3).contiguous().numpy()
 
 
-def film_episodes(policies: RobotPolicies, recipe: MaskWorldModelRecipe) -> list[VideoRow]:
+def film_episodes(maker: PolicyMaker, recipe: MaskWorldModelRecipe) -> list[VideoRow]:
     """One executed episode per task, clean and under the first perturbation, to look at."""
     rows = []
     robot, size = recipe.robot, recipe.system.frame_size
     for task in robot.tasks:
         for perturbation in (CLEAN, *robot.perturbations[:1]):
             world: Any = MetaWorldMaker(size)(task, perturbation)
-            policy = policies.model.twin()
+            policy = maker()
             policy.reset(0)
             observation, _ = world.reset(seed=0)
             frames, info = [], {"success": False}
@@ -257,7 +288,7 @@ def film_episodes(policies: RobotPolicies, recipe: MaskWorldModelRecipe) -> list
             rows.append(
                 VideoRow(
                     f"{task.removesuffix('-v3')}, {perturbation or 'clean'}",
-                    {"executed": _side_by_side(torch.stack(frames, dim=1))},
+                    {"executed": beside_each_other(torch.stack(frames, dim=1))},
                     f"{ending} after {step + 1} steps",
                     fps=10,
                     section="Executed episodes",

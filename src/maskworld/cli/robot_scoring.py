@@ -30,9 +30,9 @@ from maskworld.cli.robot_scores import (
     LOCK_STEP,
     LOW,
     NUM_SHOWN,
-    _over,
-    _progress,
-    _side_by_side,
+    beside_each_other,
+    over_pictures,
+    say_progress,
 )
 from maskworld.cli.scoring import independent_groups, write_scores
 from maskworld.data.control import ControlClips, ControlWindow, MemoryPick
@@ -211,9 +211,11 @@ def _row(
     """
     seen = frames[:, system.config.num_memory - 1 :]
     now, still = seen[:, :1], seen[:, :1].expand_as(seen[:, 1:])
-    panels = {"camera": _side_by_side(seen)}
+    panels = {"camera": beside_each_other(seen)}
     for title, maps in (("masks that came", dreamt.real), ("dreamt masks", dreamt.model)):
-        panels[title] = _side_by_side(torch.cat([now, _over(system, still, maps[index])], dim=1))
+        panels[title] = beside_each_other(
+            torch.cat([now, over_pictures(system, still, maps[index])], dim=1)
+        )
     return VideoRow(name, panels, num_context=1, fps=4, section="Dreamt masks")
 
 
@@ -259,7 +261,7 @@ def _try(options: EvaluateOptions, release: Model) -> Evaluation:
             folder,
             num_workers=options.workers,
             batch_size=LOCK_STEP,
-            on_result=_progress,
+            on_result=say_progress,
         )
         for asked, makers in rounds
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maskworld.cli.reworld_training import _stage_of
 from maskworld.cli.robot_data import (
     STATISTICS_FILE,
     RobotRecordings,
@@ -35,28 +33,27 @@ from maskworld.cli.stage_choice import (
     split_tokenizer,
     tokenizer_asked_for,
 )
-from maskworld.cli.stage_data import StageData, describe
+from maskworld.cli.stage_data import StageData
 from maskworld.cli.train import TrainOptions
 from maskworld.cli.training import (
     check_run,
-    clean_run_folder,
-    shortened,
+    reached_stage,
+    train_and_release,
     with_settings,
     write_sample,
 )
 from maskworld.data.control_statistics import ControlStatistics
 from maskworld.nn.config_io import config_to_json
 from maskworld.nn.weights_io import load_state_tensors, state_tensors
-from maskworld.recipes.open import load_mask_world_model, save_release
+from maskworld.recipes.open import load_mask_world_model
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.samplers.flow_sampling import FlowSampling
 from maskworld.systems.mask_world_model import MaskWorldModel, MaskWorldModelConfig
 from maskworld.tokenizers.causal_patch import CausalPatchTokenizer
 from maskworld.tokenizers.causal_vae import CausalVAE
 from maskworld.tokenizers.latent import PretrainedVideoVAEConfig
-from maskworld.training.config import Stage
-from maskworld.training.distributed import derive_seed, processes_from_environment
-from maskworld.training.loop import train
+from maskworld.training.config import Stage, shortened
+from maskworld.training.distributed import derive_seed
 from maskworld.types import Batch
 
 ACTS = ("action.", "action_prior.", "inverse_dynamics.", "normaliser.")
@@ -90,41 +87,34 @@ def run_robot_training(options: TrainOptions, recipe: MaskWorldModelRecipe) -> N
     stages = _with_settings(options, chosen, config)
     stride = recipe.clip_stride if options.clip_stride is None else options.clip_stride
     data = open_robot_data(options, recordings, config, plan.statistics, stride)
-    datasets = {id(d): d for stage in stages for d in data.datasets_of(stage)}
+    for stage in stages:
+        data.datasets_of(stage)
     system = _build_system(options, plan, is_resumed=has_checkpoint)
-    processes = processes_from_environment()
-    if processes.is_main:
-        for dataset in datasets.values():
-            print(describe(dataset), file=sys.stderr)
-    with clean_run_folder(options.out):
-        if not has_checkpoint:  # what a checkpoint holds is fitted already
-            _fit(system, data, recordings, options.seed, is_new=plan.initial is None)
-        result = train(
-            system,
-            stages,
-            _Batches(system, data, options, is_new=plan.initial is None),
-            options.out,
-            seed=options.seed,
-            device=options.device,
-            resume=options.resume,
-            config=_record(options, recipe, plan, stride),
-            on_sample=_Sampler(options, data, plan.sampling),
-            tracker=options.tracker,
-        )
-        if processes.is_main:
-            save_release(system.cpu(), options.out / "model", plan.sampling)
-            if plan.statistics is not None:
-                plan.statistics.save(options.out / "model" / STATISTICS_FILE)
-    if processes.is_main:
-        model = options.out / "model"
-        print(f"Trained {result.step} steps, last loss {result.loss:.4f} -> {model}")
-        if config.target == "mask":
-            print(f"Score it:  maskworld evaluate {model} --data HELD_OUT")
-        if any(is_policy(stage) for stage in stages):
-            print(
-                f"Try it:    maskworld evaluate {model} --world metaworld --tasks TASK ...\n"
-                f"Serve it:  maskworld serve {model}"
-            )
+    is_new, model = plan.initial is None, options.out / "model"
+
+    def save_statistics(folder: Path) -> None:
+        if plan.statistics is not None:
+            plan.statistics.save(folder / STATISTICS_FILE)
+
+    hints = []
+    if config.target == "mask":
+        hints.append(f"Score it:  maskworld evaluate {model} --data HELD_OUT")
+    if any(is_policy(stage) for stage in stages):
+        hints.append(f"Try it:    maskworld evaluate {model} --world metaworld --tasks TASK ...")
+        hints.append(f"Serve it:  maskworld serve {model}")
+    train_and_release(
+        options,
+        system,
+        stages,
+        data,
+        plan.sampling,
+        fit=lambda: _fit(system, data, recordings, options.seed, is_new=is_new),
+        batches=_Batches(system, data, options, is_new=is_new),
+        record=_record(options, recipe, plan, stride),
+        on_sample=_Sampler(options, data, plan.sampling),
+        also_save=save_statistics,
+        hints=hints,
+    )
 
 
 def _refuse(options: TrainOptions) -> None:
@@ -296,7 +286,7 @@ class _Batches:
     ) -> None:
         self._system, self._data = system, data
         # A checkpoint of a later stage brings its statistics with the weights.
-        is_early = not options.resume or _stage_of(options.out) in (None, "tokenizer")
+        is_early = not options.resume or reached_stage(options.out) in (None, "tokenizer")
         self._measures = is_new and is_early
 
     def __call__(self, stage: Stage) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,10 +43,11 @@ from maskworld.systems.worlddreamer import WorldDreamer, WorldDreamerConfig
 from maskworld.tokenizers.patch import PatchTokenizer
 from maskworld.tokenizers.pretrained import PretrainedVQ, PretrainedVQConfig
 from maskworld.tokenizers.token_grid import TokenGrid
-from maskworld.training.checkpoint import list_checkpoints
-from maskworld.training.config import Stage
+from maskworld.training.checkpoint import list_checkpoints, read_state
+from maskworld.training.config import Stage, shortened
 from maskworld.training.distributed import derive_seed, processes_from_environment
-from maskworld.training.loop import train
+from maskworld.training.loop import OnSample, train
+from maskworld.training.stage_run import Batches
 from maskworld.types import Batch
 
 FIT_FRAMES = 600
@@ -103,41 +104,26 @@ def run_training(options: TrainOptions) -> None:
     recipe = load_recipe_of(WorldDreamerRecipe, options.recipe)
     told = "WorldDreamer has one stage after its tokenizer, and no plans."
     _refuse(options, REWORLD_OPTIONS, "of ReWorld", told)
-    has_checkpoint = check_run(options)
+    check_run(options)
     sources = [open_source(path) for path in options.data]
     system, decoding = _build_system(options, recipe, sources)
     stages = _stages(options, recipe, system)
     data = _open_data(options, recipe, system.config, sources)
-    for stage in stages:
-        data.datasets_of(stage)
-    processes = processes_from_environment()
-    if processes.is_main:
-        for dataset in data.datasets():
-            print(describe(dataset), file=sys.stderr)
-    with clean_run_folder(options.out):
-        # What a checkpoint holds is fitted already.
-        if not has_checkpoint and isinstance(system.tokenizer, PatchTokenizer):
-            _fit_tokenizer(system.tokenizer, data, options.seed)
-        result = train(
-            system,
-            stages,
-            data.batches,
-            options.out,
-            seed=options.seed,
-            device=options.device,
-            resume=options.resume,
-            config=_record(options, recipe, system.config),
-            on_sample=_sampler(options, recipe, data, decoding),
-            tracker=options.tracker,
-        )
-        if processes.is_main:
-            save_release(system.cpu(), options.out / "model", decoding)
-    if processes.is_main:
-        print(
-            f"Trained {result.step} steps, last loss {result.loss:.4f} -> {options.out / 'model'}\n"
-            f"Score it:  maskworld evaluate {options.out / 'model'} --data HELD_OUT\n"
-            f"Dream:     maskworld generate {options.out / 'model'} --image FILE --out dream.mp4"
-        )
+    model = options.out / "model"
+    train_and_release(
+        options,
+        system,
+        stages,
+        data,
+        decoding,
+        fit=lambda: _fit_tokenizer(system.tokenizer, data, options.seed),
+        record=_record(options, recipe, system.config),
+        on_sample=_sampler(options, recipe, data, decoding),
+        hints=[
+            f"Score it:  maskworld evaluate {model} --data HELD_OUT",
+            f"Dream:     maskworld generate {model} --image FILE --out dream.mp4",
+        ],
+    )
 
 
 def check_run(options: TrainOptions) -> bool:
@@ -159,6 +145,65 @@ def check_run(options: TrainOptions) -> bool:
             "or another --out."
         )
     return has_checkpoint
+
+
+def train_and_release(
+    options: TrainOptions,
+    system: Any,
+    stages: Sequence[Stage],
+    data: StageData,
+    sampling: Any,
+    *,
+    fit: Callable[[], None],
+    record: dict[str, Any],
+    on_sample: OnSample,
+    hints: Sequence[str],
+    batches: Batches | None = None,
+    also_save: Callable[[Path], None] | None = None,
+) -> None:
+    """Says what is read, trains, saves the model, and says what to do with it. A run that fails
+    before its first checkpoint leaves no folder.
+
+    Args:
+        fit: measures what is not learnt; not called where a checkpoint holds it already.
+        record: what config.json keeps; a resumed run must say the same.
+        hints: commands to print at the end.
+        batches: of a stage; by default those of `data`.
+        also_save: writes more files into the model's folder.
+    """
+    is_main, model = processes_from_environment().is_main, options.out / "model"
+    datasets = {id(each): each for stage in stages for each in data.datasets_of(stage)}
+    if is_main:
+        for dataset in datasets.values():
+            print(describe(dataset), file=sys.stderr)
+    with clean_run_folder(options.out):
+        if not list_checkpoints(options.out / "checkpoints"):
+            fit()
+        result = train(
+            system,
+            stages,
+            batches or data.batches,
+            options.out,
+            seed=options.seed,
+            device=options.device,
+            resume=options.resume,
+            config=record,
+            on_sample=on_sample,
+            tracker=options.tracker,
+        )
+        if is_main:
+            save_release(system.cpu(), model, sampling)
+            if also_save is not None:
+                also_save(model)
+    if is_main:
+        print(f"Trained {result.step} steps, last loss {result.loss:.4f} -> {model}")
+        print("\n".join(hints))
+
+
+def reached_stage(run: Path) -> str | None:
+    """The stage of a run's newest checkpoint; None without one."""
+    found = list_checkpoints(run / "checkpoints")
+    return str(read_state(found[-1][1])["stage_name"]) if found else None
 
 
 @contextmanager
@@ -270,10 +315,10 @@ def _clip_stride(options: TrainOptions, recipe: WorldDreamerRecipe) -> int:
     return recipe.clip_stride if options.clip_stride is None else options.clip_stride
 
 
-def _fit_tokenizer(tokenizer: PatchTokenizer, data: StageData, seed: int) -> None:
-    """Fits the codes on frames of the training data, alike in all processes; a tokenizer that
-    came fitted stays."""
-    if tokenizer.is_fitted:
+def _fit_tokenizer(tokenizer: Any, data: StageData, seed: int) -> None:
+    """Fits the codes of patches on frames of the training data, alike in all processes; a
+    tokenizer that came fitted stays."""
+    if not isinstance(tokenizer, PatchTokenizer) or tokenizer.is_fitted:
         return
     loader, frames, count = data.first(4, "fit"), [], 0
     while count < FIT_FRAMES:
@@ -320,13 +365,6 @@ def with_settings(options: TrainOptions, stage: Stage, draws: bool = True) -> St
     windows = {"num_frames": options.window, "frame_size": options.frame_size}
     given |= {name: None for name, value in windows.items() if value is not None}
     return replace(stage, **given, compile=options.compile or stage.compile)
-
-
-def shortened(stage: Stage, num_steps: int | None) -> Stage:
-    """The stage with another number of steps, where one is given."""
-    if num_steps is None:
-        return stage
-    return replace(stage, num_steps=num_steps, warmup_steps=min(stage.warmup_steps, num_steps))
 
 
 def _sampler(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskworld.cli.material import Material
-from maskworld.cli.quickstart_parts import as_video, frame_rate, side_by_side, spread
+from maskworld.cli.quickstart_parts import as_video, frame_rate, side_by_side, spread, steering_rows
 from maskworld.evaluation.baselines import TrivialFutures
 from maskworld.evaluation.likelihood import score_likelihood
 from maskworld.evaluation.prediction import (
@@ -39,6 +39,7 @@ from maskworld.types import Batch, Prompt, collate
 NUM_SAMPLED = 48
 """Held-out clips that are also dreamt in several steps, to be shown and timed."""
 NUM_GALLERY = 6
+NUM_SHOWN_PAIRS = 4
 CLIPS_PER_STYLE = 20
 JUDGE_CLIPS = 300
 """Training clips that the style judge is fitted on."""
@@ -141,9 +142,6 @@ def evaluate_steering(
 ) -> list[VideoRow]:
     """Left and right from one first frame."""
     generator = torch.Generator().manual_seed(seed)
-    left, right = pairs
-    assert left.frames is not None
-    assert right.frames is not None
     context = recipe.num_context
     # The caption tells the turn; without it only the actions can.
     silent = [replace(side, captions=[""] * len(side)) for side in pairs]
@@ -151,23 +149,9 @@ def evaluate_steering(
         frames_of(predict(model, side, context, GREEDY, generator, expected=True), "expected")
         for side in silent
     ]
-    score_steering(results, left, right, dreams[0], dreams[1])
-    return [
-        VideoRow(
-            name=f"pair {i}",
-            panels={
-                "left, real": as_video(left.frames[i]),
-                "dreamt left": as_video(dreams[0][i]),
-                "right, real": as_video(right.frames[i]),
-                "dreamt right": as_video(dreams[1][i]),
-            },
-            caption="one first frame, two steering commands, no caption given",
-            num_context=context,
-            fps=frame_rate(left),
-            section="Counterfactual steering",
-        )
-        for i in spread(len(left), 4)
-    ]
+    score_steering(results, *pairs, dreams[0], dreams[1])
+    told = "one first frame, two steering commands, no caption given"
+    return steering_rows(pairs, dreams, context, NUM_SHOWN_PAIRS, told)
 
 
 def evaluate_styles(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Schedule = Literal["cosine", "constant", "linear"]
@@ -79,6 +79,13 @@ class Stage:
         check(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", "in [0, 1)")
         check(self.schedule in get_args(Schedule), "schedule", f"in {get_args(Schedule)}")
         check(self.precision in get_args(Precision), "precision", f"in {get_args(Precision)}")
+
+
+def shortened(stage: Stage, num_steps: int | None) -> Stage:
+    """The stage with another number of steps, where one is given."""
+    if num_steps is None:
+        return stage
+    return replace(stage, num_steps=num_steps, warmup_steps=min(stage.warmup_steps, num_steps))
 
 
 def lr_factor(stage: Stage, step: int) -> float:
