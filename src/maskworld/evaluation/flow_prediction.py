@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from maskworld.evaluation.results import Results
-from maskworld.evaluation.sensitivity import add_action_sensitivity, disturbed_actions
+from maskworld.evaluation.sensitivity import score_velocity_sensitivity
 from maskworld.flow import SigmaSchedule, add_noise
 from maskworld.guidance import Guidance
 from maskworld.metrics.scores import ClipScores, concatenate
@@ -160,29 +160,26 @@ def score_flow_sensitivity(
     *,
     num_draws: int = 2,
 ) -> None:
-    """Adds "action_sensitivity/shuffled" and "/mirrored": how much larger the velocity loss is when
-    the model is told another clip's future actions, or its own with the yaw rate's sign flipped.
-
-    Past, ego state, noise and times stay. A model that ignores its actions scores 0.
+    """Adds "action_sensitivity/...": does the model read the future actions? Past and ego state
+    stay.
 
     Raises:
         ValueError: no actions to disturb.
     """
-    if batch.actions is None:
-        raise ValueError("Expected actions to disturb, found a batch without.")
-    told = disturbed_actions(batch.actions, system.config.num_past, seed)
-    batch = with_latents(system, batch)
-    errors = {
-        name: velocity_errors(system, replace(batch, actions=rows), seed, num_draws=num_draws)
-        for name, rows in told.items()
-    }
-    add_action_sensitivity(results, errors, groups, seed)
-    results.protocol["action_sensitivity"] = {
-        "unit": "mean squared error of the velocity",
-        "true_actions": errors["true"].mean,
-        "times": f"{system.config.video_times.kind}, as in training",
-        "draws": num_draws,
-    }
+
+    def errors_of(told: Batch) -> ClipScores:
+        return velocity_errors(system, told, seed, num_draws=num_draws)
+
+    kind = system.config.video_times.kind
+    score_velocity_sensitivity(
+        results,
+        with_latents(system, batch),
+        errors_of,
+        groups,
+        seed,
+        num_given=system.config.num_past,
+        drawn={"times": f"{kind}, as in training", "draws": num_draws},
+    )
 
 
 def dream_with_gammas(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskworld.evaluation.flow_prediction import FlowDreams, prompt_of, rows_of
 from maskworld.evaluation.results import Results
-from maskworld.evaluation.sensitivity import add_action_sensitivity, disturbed_actions
+from maskworld.evaluation.sensitivity import score_velocity_sensitivity
 from maskworld.flow import add_noise
 from maskworld.metrics.scores import ClipScores, concatenate
 from maskworld.samplers.flow_sampling import FlowSampling
@@ -111,31 +111,25 @@ def score_frame_sensitivity(
     num_given: int = 1,
     num_draws: int = 2,
 ) -> None:
-    """Adds "action_sensitivity/shuffled" and "/mirrored": how much larger the velocity loss is when
-    the model is told another clip's actions, or its own with the yaw rate's sign flipped.
-
-    Given frames, noise and times stay. A model that ignores its actions scores 0.
+    """Adds "action_sensitivity/...": does the model read what it is told after the given frames?
 
     Raises:
         ValueError: no actions to disturb.
     """
-    if batch.actions is None:
-        raise ValueError("Expected actions to disturb, found a batch without.")
-    told = disturbed_actions(batch.actions, num_given, seed)
-    batch = with_latents(system, batch)
-    errors = {
-        name: velocity_errors(
-            system, replace(batch, actions=rows), seed, num_given=num_given, num_draws=num_draws
-        )
-        for name, rows in told.items()
-    }
-    add_action_sensitivity(results, errors, groups, seed)
-    results.protocol["action_sensitivity"] = {
-        "unit": "mean squared error of the velocity",
-        "true_actions": errors["true"].mean,
-        "times": f"{system.config.times.kind}, as in training",
-        "draws": num_draws,
-    }
+
+    def errors_of(told: Batch) -> ClipScores:
+        return velocity_errors(system, told, seed, num_given=num_given, num_draws=num_draws)
+
+    kind = system.config.times.kind
+    score_velocity_sensitivity(
+        results,
+        with_latents(system, batch),
+        errors_of,
+        groups,
+        seed,
+        num_given=num_given,
+        drawn={"times": f"{kind}, as in training", "draws": num_draws},
+    )
 
 
 def dream_in_rounds(

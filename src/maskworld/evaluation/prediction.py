@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskworld.evaluation.futures import score_futures
 from maskworld.evaluation.results import Results
-from maskworld.evaluation.sensitivity import add_action_sensitivity, another_clip
+from maskworld.evaluation.sensitivity import add_action_sensitivity, disturbed_actions
 from maskworld.metrics.codebook import CodebookUse
 from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.scores import ClipScores, concatenate
@@ -265,10 +265,7 @@ def score_action_sensitivity(
     """
     if batch.actions is None:
         raise ValueError("Expected actions to disturb, found a batch without.")
-    order = another_clip(len(batch), torch.Generator().manual_seed(seed))
-    mirrored = batch.actions.clone()
-    mirrored[..., 1] *= -1
-    actions = {"true": batch.actions, "shuffled": batch.actions[order], "mirrored": mirrored}
+    actions = disturbed_actions(batch.actions, 0, seed)
     nats = {
         name: concatenate(
             [

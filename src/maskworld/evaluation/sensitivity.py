@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from maskworld.evaluation.results import Results
 from maskworld.metrics.intervals import bootstrap_interval
 from maskworld.metrics.scores import ClipScores
+from maskworld.types import Batch
 
 
 def another_clip(num_clips: int, generator: torch.Generator) -> Int[Tensor, " n"]:
@@ -61,3 +64,36 @@ def add_action_sensitivity(
             baselines={"ignores_actions": 0.0},
             per_horizon={"model": gap.per_horizon, "ignores_actions": [0.0] * gap.total.shape[1]},
         )
+
+
+def score_velocity_sensitivity(
+    results: Results,
+    batch: Batch,
+    errors_of: Callable[[Batch], ClipScores],
+    groups: Int[np.ndarray, " n"],
+    seed: int,
+    *,
+    num_given: int,
+    drawn: Mapping[str, Any],
+) -> None:
+    """Adds "action_sensitivity/shuffled" and "/mirrored": how much larger the velocity loss is when
+    the model is told another clip's actions after the given frames, or its own with the yaw rate's
+    sign flipped. Given frames, noise and times stay.
+
+    Args:
+        errors_of: the velocity's squared error on a batch, from the same noise at every call.
+        drawn: how noise and times are drawn, kept with the protocol.
+
+    Raises:
+        ValueError: no actions to disturb.
+    """
+    if batch.actions is None:
+        raise ValueError("Expected actions to disturb, found a batch without.")
+    told = disturbed_actions(batch.actions, num_given, seed)
+    errors = {name: errors_of(replace(batch, actions=rows)) for name, rows in told.items()}
+    add_action_sensitivity(results, errors, groups, seed)
+    results.protocol["action_sensitivity"] = {
+        "unit": "mean squared error of the velocity",
+        "true_actions": errors["true"].mean,
+        **drawn,
+    }
