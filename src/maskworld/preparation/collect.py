@@ -25,6 +25,7 @@ from maskworld.worlds.drive import (
     CLASSES,
     SCENARIOS,
     STYLES,
+    Camera,
     Scene,
     actions_of,
     camera_rig,
@@ -112,13 +113,14 @@ def film(
     style: str,
     style_seed: int,
     size: tuple[int, int],
-    num_cameras: int = 1,
+    cameras: tuple[Camera, ...] | None = None,
 ) -> tuple[UInt8[np.ndarray, "v t c h w"], UInt8[np.ndarray, "v t h w"]]:
     """Frames and labels of a drive through the recorded traffic."""
     appearance = scene.appearance(style, style_seed)
-    rig = camera_rig(num_cameras)
     shots = [
-        scene.render(pose, drive.start + i * drive.stride, style=appearance, size=size, cameras=rig)
+        scene.render(
+            pose, drive.start + i * drive.stride, style=appearance, size=size, cameras=cameras
+        )
         for i, pose in enumerate(drive.poses)
     ]
     frames = rearrange([rgb for rgb, _ in shots], "t v h w c -> v t c h w")
@@ -143,8 +145,25 @@ def sample_clip(
     """
     drive = draw_drive(scene, rng, num_frames=num_frames, fps=fps, kind=kind)
     style_seed = int(rng.integers(2**31))
+    rig = camera_rig(num_cameras)
+    return filmed_clip(
+        scene, drive, style=style, style_seed=style_seed, size=size, fps=fps, cameras=rig
+    )
+
+
+def filmed_clip(
+    scene: Scene,
+    drive: Drive,
+    *,
+    style: str,
+    style_seed: int,
+    size: tuple[int, int],
+    fps: float | int,
+    cameras: tuple[Camera, ...] | None = None,
+) -> Clip:
+    """A drive as a clip: pictures, labels, actions, caption. `Clip.episode` is the world's seed."""
     frames, labels = film(
-        scene, drive, style=style, style_seed=style_seed, size=size, num_cameras=num_cameras
+        scene, drive, style=style, style_seed=style_seed, size=size, cameras=cameras
     )
     return Clip(
         frames=torch.from_numpy(frames),
@@ -315,7 +334,7 @@ def _episode(
         style=style,
         style_seed=style_seed,
         size=plan.size,
-        num_cameras=plan.num_cameras,
+        cameras=camera_rig(plan.num_cameras),
     )
     speed = drive.actions[:, 0]
     acceleration = np.gradient(speed) * plan.fps

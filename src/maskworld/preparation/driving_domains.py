@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from einops import rearrange
 
 from maskworld.data.dataset import ClipDataset
 from maskworld.data.sources.video_folder import VideoFolderSource
@@ -24,12 +22,13 @@ from maskworld.preparation.collect import (
     SCENE_FPS,
     Kind,
     draw_drive,
+    filmed_clip,
     map_worlds,
     scene_stride,
 )
 from maskworld.preparation.long_drives import is_under_way
 from maskworld.types import Clip
-from maskworld.worlds.drive import Camera, Scene, camera_rig, caption, record_scene
+from maskworld.worlds.drive import Camera, Scene, camera_rig, record_scene
 
 
 @dataclass(frozen=True)
@@ -121,27 +120,16 @@ def long_drives_of_domain(job: tuple[int, DomainPlan]) -> list[Clip]:
 def _clip(scene: Scene, rng: np.random.Generator, plan: DomainPlan, kind: Kind) -> Clip:
     drive = draw_drive(scene, rng, num_frames=plan.num_frames, fps=plan.fps, kind=kind)
     style = str(rng.choice(plan.domain.styles))
-    appearance = scene.appearance(style, int(rng.integers(2**31)))
-    cameras = plan.domain.cameras(plan.num_cameras)
-    shots = [
-        scene.render(
-            pose,
-            drive.start + i * drive.stride,
-            style=appearance,
-            size=plan.size,
-            cameras=cameras,
-        )[0]
-        for i, pose in enumerate(drive.poses)
-    ]
-    return Clip(
-        frames=torch.from_numpy(np.ascontiguousarray(rearrange(shots, "t v h w c -> v t c h w"))),
-        actions=torch.from_numpy(drive.actions.astype(np.float32)),
-        caption=caption(scene, drive.poses, drive.start, style, fps=plan.fps),
-        fps=float(plan.fps),
-        source=f"drive/{plan.domain.name}/{scene.scenario}",
-        episode=scene.seed,
-        start=drive.start,
+    clip = filmed_clip(
+        scene,
+        drive,
+        style=style,
+        style_seed=int(rng.integers(2**31)),
+        size=plan.size,
+        fps=plan.fps,
+        cameras=plan.domain.cameras(plan.num_cameras),
     )
+    return replace(clip, labels=None, source=f"drive/{plan.domain.name}/{scene.scenario}")
 
 
 def real_clips(
