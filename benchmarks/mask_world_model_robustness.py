@@ -39,6 +39,7 @@ from maskworld.metrics.success import PRUNING_RATIOS
 from maskworld.nn.config_io import config_to_json
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.recipe import MaskWorldModelRecipe
+from maskworld.training.config import shortened
 from maskworld.worlds.metaworld import parse_perturbation
 from maskworld.worlds.metaworld.tasks import check_task
 
@@ -115,16 +116,7 @@ def with_options(recipe: MaskWorldModelRecipe, options: argparse.Namespace) -> M
     if options.steps:
         asked = dict(zip(("dynamics", "policy"), options.steps))
         robot = replace(robot, baseline_steps=options.steps[2])
-        stages = tuple(
-            replace(
-                stage,
-                num_steps=asked[stage.name],
-                warmup_steps=min(stage.warmup_steps, asked[stage.name]),
-            )
-            if stage.name in asked
-            else stage
-            for stage in stages
-        )
+        stages = tuple(shortened(stage, asked.get(stage.name)) for stage in stages)
     return replace(recipe, robot=robot, stages=stages)
 
 

@@ -40,8 +40,8 @@ from typing import Any
 import maskgwm_reconstruction_tables as tables
 import torch
 from ablation_folder import check_folder, finish, is_done, say, write_into
+from ablation_training import run_stages, stages_of
 from maskgwm_reconstruction_data import Data, open_data, score
-from reworld_ablation_data import run_stages, stages_of
 from reworld_cost import counted, interleaved, ratio_interval
 
 from maskworld.data.storage import write_json
@@ -50,6 +50,7 @@ from maskworld.objectives.contrast import ContrastConfig
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.recipe import MaskGWMRecipe
 from maskworld.systems.maskgwm import MaskGWM, MaskGWMConfig
+from maskworld.training.config import shortened
 from maskworld.types import collate
 
 
@@ -158,11 +159,7 @@ def prepared(recipe: MaskGWMRecipe, steps: Sequence[int] | None) -> MaskGWMRecip
         )
     asked = dict(zip(("video", "masked"), steps or ()))
     stages = [
-        replace(
-            by_name[name],
-            num_steps=asked.get(name, by_name[name].num_steps),
-            warmup_steps=min(by_name[name].warmup_steps, asked.get(name, 10**9)),
-        )
+        shortened(by_name[name], asked.get(name))
         for name in ("tokenizer", "video", "masked")
         if name in by_name
     ]
@@ -223,7 +220,7 @@ def run_cell(data: Data, variant: Variant, seed: int, folder: Path) -> None:
     if not is_done(start):
         say(f"seed {seed}  start ...")
         system = data.system(OFF.config(data.recipe), seed)
-        stages = [replace(stage, sample_every=0) for stage in stages_of(data.recipe, "video")]
+        stages = stages_of(data.recipe, "video")
         terms = run_stages(system, stages, data.latents, start, seed, {"cell": "start"})
         seconds = round(time.process_time() - started[1], 1)
         finish(start, system, {"terms": terms, "processor_seconds": seconds})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_folder import is_done, read_cell
-from reworld_ablation_data import run_stages, stages_of
+from ablation_training import run_stages, stages_of
 from torch import Tensor
 
 from maskworld.cli.maskgwm_material import encoded, fit_tokenizer

@@ -1,6 +1,6 @@
 """The tables of MaskGWM's ablation, from the cells that exist.
 
-Means are over seeds and clips. Intervals draw seeds and worlds, as in `reworld_ablation_tables`;
+Means are over seeds and clips. Intervals draw seeds and worlds, as in `ablation_samples`;
 differences are taken clip by clip within a seed.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from ablation_folder import is_done, read_cell, told
-from reworld_ablation_tables import Cells, Samples
+from ablation_samples import Cells
 
 OFF = "off"
 STATISTICS = ("frame_change", "luminance_deviation", "sharpness")
@@ -44,23 +44,12 @@ def _trained(found: Any) -> dict[str, Any]:
     return {name: cell for name, cell in found.items() if "domains" in cell}
 
 
-def samples(cells: Cells, name: str, read: Callable[[Any], Any]) -> Samples:
-    """An array of seeds and clips from what every cell of a variant measured.
-
-    Args:
-        read: from a cell to (values, worlds).
-    """
-    seeds = cells.having(name)
-    rows = [read(cells.by_seed[seed][name]) for seed in seeds]
-    return Samples(np.array([row for row, _ in rows]), np.array(rows[0][1]), tuple(seeds))
-
-
 def against_off(cells: Cells, name: str, read: Callable[[Any], Any], digits: int) -> str:
     """The paired difference to "off", for the seeds that both have."""
     both = [seed for seed in cells.having(name) if seed in cells.having(OFF)]
     if name == OFF or not both:
         return "-"
-    gain = samples(cells, name, read).minus(samples(cells, OFF, read))
+    gain = cells.samples(name, read).minus(cells.samples(OFF, read))
     return gain.told(digits, "+")
 
 
@@ -97,10 +86,10 @@ def domains(cells: Cells, names: Sequence[str], data: dict[str, Any]) -> str:
 
         for name in names:
             parts = [
-                samples(cells, name, reader("loss")).told(4),
+                cells.samples(name, reader("loss")).told(4),
                 against_off(cells, name, reader("loss"), 4),
-                f"{samples(cells, name, reader('psnr')).values.mean():.2f}",
-                samples(cells, name, reader("margin")).told(2, "+"),
+                f"{cells.samples(name, reader('psnr')).values.mean():.2f}",
+                cells.samples(name, reader("margin")).told(2, "+"),
                 against_off(cells, name, reader("psnr"), 2),
                 _proxy([cells.by_seed[s][name]["domains"][domain] for s in cells.having(name)]),
             ]
@@ -156,7 +145,7 @@ def horizons(cells: Cells, names: Sequence[str]) -> str:
         return lambda cell: (np.array(cell["long"]["psnr"])[:, step], cell["long"]["worlds"])
 
     for name in names:
-        values = [samples(cells, name, reader(i)).told(2) for i in range(len(ends))]
+        values = [cells.samples(name, reader(i)).told(2) for i in range(len(ends))]
         lines.append(f"| {name}: PSNR, dB | {' | '.join(values)} |")
         if name != OFF:
             gains = [against_off(cells, name, reader(i), 2) for i in range(len(ends))]

@@ -40,6 +40,7 @@ from maskworld.recipes import load_recipe_of
 from maskworld.recipes.open import save_release
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.systems.mask_world_model import MaskWorldModel, MaskWorldModelConfig
+from maskworld.training.config import shortened
 from maskworld.training.loop import train
 from maskworld.types import collate
 
@@ -114,12 +115,7 @@ def fit(
     few = collate([clips[i] for i in spread(len(clips), FIT_CLIPS)])
     model.fit_tokenizer(few, torch.Generator().manual_seed(options.seed))
     model.fit_latents(model.clips.encode(few, with_future=True))
-    stages = [stage for stage in recipe.stages if stage.name == "dynamics"]
-    if options.steps:
-        stages = [
-            replace(s, num_steps=options.steps, warmup_steps=min(s.warmup_steps, options.steps))
-            for s in stages
-        ]
+    stages = [shortened(s, options.steps) for s in recipe.stages if s.name == "dynamics"]
     train(
         model,
         stages,

@@ -51,6 +51,7 @@ from reworld_ablation_data import open_data
 from maskworld.nn.config_io import config_to_json
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.recipe import ReWorldRecipe
+from maskworld.training.config import shortened
 
 WEIGHTS = (0.02, 0.04, 0.06, 0.08, 0.10)
 TABLES = ("planners", "head", "gammas", "weights", "layers", "rivals")
@@ -105,16 +106,7 @@ def with_steps(recipe: ReWorldRecipe, steps: Sequence[int] | None) -> ReWorldRec
     if steps is None:
         return recipe
     asked = dict(zip(STAGES, steps))
-    stages = tuple(
-        replace(
-            stage,
-            num_steps=asked[stage.name],
-            warmup_steps=min(stage.warmup_steps, asked[stage.name]),
-        )
-        if stage.name in asked
-        else stage
-        for stage in recipe.stages
-    )
+    stages = tuple(shortened(stage, asked.get(stage.name)) for stage in recipe.stages)
     return replace(recipe, stages=stages)
 
 

@@ -12,14 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_folder import finish, is_done
-from reworld_ablation_data import (
-    NOISE_SEED,
-    Data,
-    run_stages,
-    score_dreams,
-    stages_of,
-    system_of,
-)
+from ablation_training import run_stages, stages_of
+from reworld_ablation_data import NOISE_SEED, Data, score_dreams, system_of
 
 from maskworld.cli.reworld_material import with_features
 from maskworld.cli.reworld_planning import (
@@ -37,6 +31,8 @@ from maskworld.types import Clip
 
 NUM_IN_CURVE = 96
 """Held-out clips of the loss that is watched while the video trains."""
+CURVE_POINTS = 12
+"""Of that loss."""
 RIVALS = ("sra", "sra2", "self_flow")
 RIVAL_WEIGHT = {"sra": 0.5, "sra2": 0.5, "self_flow": 0.8}
 """The published ones; SRA2's is not given."""
@@ -170,7 +166,7 @@ class Runner:
 
         terms = run_stages(
             system,
-            stages_of(recipe, "video"),
+            stages_of(recipe, "video", CURVE_POINTS),
             self.data.clips.all,
             folder,
             seed,

@@ -5,9 +5,8 @@ are trained and dreams are scored.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_folder import is_done, read_cell
+from ablation_training import run_stages
 from torch import Tensor
 
 from maskworld.cli.quickstart import QuickstartOptions
@@ -27,8 +27,6 @@ from maskworld.cli.reworld_material import (
     planning_material,
 )
 from maskworld.cli.reworld_scores import NUM_SWEPT, trivial_futures
-from maskworld.data.dataset import MemoryDataset
-from maskworld.data.loader import make_loader
 from maskworld.data.storage import write_json
 from maskworld.evaluation.flow_prediction import (
     POSTERIOR_MEAN,
@@ -44,14 +42,10 @@ from maskworld.metrics.image import FrameMetric, psnr
 from maskworld.preparation.mining_pool import NegativePool, attach_negatives, fingerprint_of
 from maskworld.recipes.recipe import ReWorldRecipe
 from maskworld.systems.reworld import ReWorld, ReWorldConfig
-from maskworld.training.config import Stage
-from maskworld.training.loop import OnSample, train
 from maskworld.types import Batch, Clip
 
 NOISE_SEED = 0
 """Of the held-out loss: all cells of all seeds are asked at the same times and noises."""
-CURVE_POINTS = 12
-"""Of the held-out loss while the video trains."""
 PROXY_RESAMPLES = 100
 """Of the Fréchet proxy's interval within a seed."""
 SHARED = ("tokenizer.", "normaliser.", "delta.", "prior_variance", "plan_variance")
@@ -199,53 +193,6 @@ def system_of(data: Data, config: ReWorldConfig, seed: int) -> ReWorld:
     weights |= {name: value for name, value in fitted.items() if name.startswith(SHARED)}
     system.load_state_dict(weights, strict=False)
     return system
-
-
-def run_stages(
-    system: ReWorld,
-    stages: Sequence[Stage],
-    clips: Sequence[Clip],
-    folder: Path,
-    seed: int,
-    record: Mapping[str, Any],
-    on_sample: OnSample | None = None,
-) -> dict[str, float]:
-    """Trains, from the newest checkpoint where there is one; drops the checkpoints. Returns the
-    mean of every term of the loss over the last fifth of the log."""
-    train(
-        system,
-        stages,
-        lambda stage: make_loader(
-            [MemoryDataset(list(clips))], [1.0], batch_size=stage.batch_size, seed=seed
-        ),
-        folder / "run",
-        seed=seed,
-        device="cpu",
-        resume=True,
-        config=record,
-        on_sample=on_sample,
-        keep_checkpoints=1,
-        fall_back=True,
-        show_progress=False,
-    )
-    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    tail = lines[-max(1, len(lines) // 5) :]
-    names = [name for name in tail[-1] if name.startswith("loss/")]
-    return {name[5:]: float(np.mean([line[name] for line in tail])) for name in names}
-
-
-def stages_of(recipe: ReWorldRecipe, kind: str) -> list[Stage]:
-    """The recipe's rows of a stage, with checkpoints between lines of the log, so that a resumed
-    run logs the same, and for the video with points of its curve."""
-    rows = [stage for stage in recipe.stages if stage.name.split("-")[0] == kind]
-    every = max(1, sum(stage.num_steps for stage in rows) // CURVE_POINTS) if kind == "video" else 0
-    found = []
-    for stage in rows:
-        quarter = max(1, stage.num_steps // 4)
-        log = min(stage.log_every, quarter)
-        save = quarter // log * log
-        found.append(replace(stage, log_every=log, save_every=save, sample_every=every))
-    return found
 
 
 # ----------------------------------------------------------------------------------- scoring

@@ -1,113 +1,37 @@
-"""The tables of ReWorld's ablations, from the cells that exist.
-
-Scores of one kind of cell form an array of seeds and scenes (or clips). A mean is over both. Its
-95 % interval is a bootstrap that draws seeds and worlds, each with replacement and independently
-(with one seed: worlds alone); with three seeds the former is coarse, and the whole rather wide.
-Differences are taken scene by scene within a seed, then treated alike.
-"""
+"""The tables of ReWorld's ablations, of the finished cells. Intervals: `ablation_samples`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import ablation_samples
 import numpy as np
-from ablation_folder import is_done, read_cell, told
+from ablation_folder import told
+from ablation_samples import Samples
 from reworld_ablation_cells import REFERENCES, DreamsCell, PlannerCell, VideoCell
 
 KEYS = ("pdms", "nc", "dac", "ttc", "comfort", "ep")
-NUM_RESAMPLES = 4000
 PLANNER_HEAD = "| planner | PDMS | NC | DAC | TTC | C | EP | ADE, m | seeds |\n" + "|---" * 9 + "|"
 GAIN_HEAD = (
     "| against {} | PDMS | NC | DAC | TTC | EP | PDMS by seed | seeds |\n" + "|---" * 8 + "|"
 )
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Scores of one kind of cell."""
-
-    values: np.ndarray
-    """Seeds x scenes."""
-    worlds: np.ndarray
-    seeds: tuple[int, ...]
-
-    def minus(self, other: Samples) -> Samples:
-        """Scene by scene, for the seeds that both have."""
-        seeds = tuple(seed for seed in self.seeds if seed in other.seeds)
-        mine, theirs = (
-            each.values[[each.seeds.index(seed) for seed in seeds]] for each in (self, other)
-        )
-        return Samples(mine - theirs, self.worlds, seeds)
-
-    def interval(self) -> tuple[float, float]:
-        """95 %, of the mean, drawing seeds and worlds."""
-        rng = np.random.default_rng(0)
-        names, member = np.unique(self.worlds, return_inverse=True)
-        sums = np.stack([np.bincount(member, row, len(names)) for row in self.values])
-        sizes = np.bincount(member, minlength=len(names))
-
-        def draws(n: int) -> np.ndarray:
-            return rng.multinomial(n, np.full(n, 1 / n), NUM_RESAMPLES)
-
-        seeds, worlds = draws(len(sums)), draws(len(names))
-        means = (seeds @ sums * worlds).sum(axis=1) / (len(sums) * (worlds @ sizes))
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(low), float(high)
-
-    def told(self, digits: int = 3, sign: str = "") -> str:
-        """Mean and interval."""
-        low, high = self.interval()
-        form = f"{sign}.{digits}f"
-        return f"{self.values.mean():{form}} [{low:{form}}, {high:{form}}]"
-
-    def by_seed(self, digits: int = 3, sign: str = "") -> str:
-        """The mean of every seed."""
-        return ", ".join(f"{value:{sign}.{digits}f}" for value in self.values.mean(axis=1))
-
-
-@dataclass(frozen=True)
-class Cells:
-    """All finished cells of a folder: seed -> cell -> what it measured."""
-
-    by_seed: Mapping[int, Mapping[str, Any]]
-
-    @classmethod
-    def read(cls, out: Path) -> Cells:
-        """Those of all seeds."""
-        found: dict[int, dict[str, Any]] = {}
-        for folder in sorted(out.glob("seed-*/*")):
-            if is_done(folder):
-                seed = int(folder.parent.name.removeprefix("seed-"))
-                found.setdefault(seed, {})[folder.name] = read_cell(folder)
-        return cls(dict(sorted(found.items())))
-
-    def having(self, name: str) -> list[int]:
-        """Seeds with this cell."""
-        return [seed for seed, cells in self.by_seed.items() if name in cells]
+class Cells(ablation_samples.Cells):
+    """ReWorld's, with what its cells measure."""
 
     def planner(self, name: str, key: str, planner: str = "model") -> Samples:
         """Scores of a planner by scene."""
-        seeds = self.having(name)
-        rows = [self.by_seed[seed][name]["scores"][planner][key] for seed in seeds]
-        worlds = self.by_seed[seeds[0]][name]["worlds"]
-        return Samples(np.array(rows), np.array(worlds), tuple(seeds))
+        return self.samples(name, lambda cell: (cell["scores"][planner][key], cell["worlds"]))
 
     def loss(self, name: str) -> Samples:
         """Held-out velocity loss by clip."""
-        seeds = self.having(name)
-        rows = [self.by_seed[seed][name]["loss"] for seed in seeds]
-        worlds = self.by_seed[seeds[0]][name]["worlds"]
-        return Samples(np.array(rows), np.array(worlds), tuple(seeds))
+        return self.samples(name, lambda cell: (cell["loss"], cell["worlds"]))
 
     def psnr(self, name: str, dream: str) -> Samples:
         """PSNR by clip of one kind of dream."""
-        seeds = self.having(name)
-        rows = [self.by_seed[seed][name]["dreams"][dream]["psnr"] for seed in seeds]
-        worlds = self.by_seed[seeds[0]][name]["worlds"]
-        return Samples(np.array(rows), np.array(worlds), tuple(seeds))
+        return self.samples(name, lambda cell: (cell["dreams"][dream]["psnr"], cell["worlds"]))
 
     def proxy(self, name: str, dream: str) -> str:
         """Fréchet proxy: mean and range over the seeds; of a single seed, its interval."""
