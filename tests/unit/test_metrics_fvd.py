@@ -182,6 +182,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
             read_weights(path)
 
 
+def test_an_empty_file_of_weights_is_said_to_be_unreadable(tmp_path: Path) -> None:
+    path = tmp_path / "empty.pt"
+    path.touch()
+    with pytest.raises(ValueError, match="found what cannot be read"):
+        read_weights(path)
+
+
 class Program(nn.Module):
     """The shape of StyleGAN-V's file: flags in, logits out; it scales by itself."""
 

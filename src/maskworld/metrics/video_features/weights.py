@@ -73,9 +73,10 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its reader met: many types
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ValueError(
             f"Expected a state dict of tensors at {path}, found what cannot be read without "
-            f"running it ({str(error).splitlines()[0][:200]}): save state_dict() of the module on "
+            f"running it ({reason}): save state_dict() of the module on "
             "a machine that may run the file."
         ) from error
     for key in WRAPPERS:
