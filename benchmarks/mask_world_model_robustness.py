@@ -40,7 +40,7 @@ from maskworld.nn.config_io import config_to_json
 from maskworld.recipes import load_recipe_of
 from maskworld.recipes.recipe import MaskWorldModelRecipe
 from maskworld.training.config import shortened
-from maskworld.worlds.metaworld import parse_perturbation
+from maskworld.worlds.metaworld import parse_perturbations
 from maskworld.worlds.metaworld.tasks import check_task
 
 PERTURBATIONS = (
@@ -99,8 +99,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     for task in options.tasks or ():
         check_task(task)
     for text in options.perturbations:
-        for part in text.split("+"):
-            parse_perturbation(part)
+        parse_perturbations(text)
     return options
 
 

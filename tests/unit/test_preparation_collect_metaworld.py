@@ -55,6 +55,22 @@ def test_row_t_is_what_was_seen_and_done_at_frame_t() -> None:
 
 
 @needs_gl
+def test_a_perturbation_changes_the_look_and_nothing_else(tmp_path: Path) -> None:
+    episodes = []
+    for name in ("", "light"):
+        plan = replace(SMALL, episodes_per_task=1, perturbation=name)
+        collect_metaworld(tmp_path / f"data-{name}", plan)
+        episodes.append(LeRobotSource(tmp_path / f"data-{name}").episode(0))
+    clean, lit = episodes
+    rows = range(clean.num_frames)
+    np.testing.assert_array_equal(clean.actions, lit.actions)
+    np.testing.assert_array_equal(clean.read_labels(rows), lit.read_labels(rows))
+    assert np.abs(clean.read(rows).astype(float) - lit.read(rows)).mean() > 5
+    with pytest.raises(ValueError, match="Did you mean 'light'"):
+        replace(SMALL, perturbation="lights")
+
+
+@needs_gl
 def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path: Path) -> None:
     def stop_after_one(done: int, total: int) -> None:
         if done == 1:

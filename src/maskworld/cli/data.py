@@ -118,6 +118,9 @@ class CollectMetaworld:
     """Standard deviation of noise on the hand's motion, so that experts show how to recover."""
     max_steps: int = 500
     """Steps after which an episode has failed."""
+    perturb: Annotated[str, tyro.conf.arg(metavar="NAME[=LEVEL][+...]")] = ""
+    """Change the look, not the physics: light, table-texture=0.5, light+distractors. Masks recorded
+    with it and without show what a model still recognises."""
     workers: int = 2
     """Processes; the result does not depend on it."""
     overwrite: bool = False

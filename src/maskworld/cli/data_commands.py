@@ -93,6 +93,7 @@ def _collect_metaworld(options: verbs.CollectMetaworld) -> None:
         keep_failures=options.keep_failures,
         action_noise=options.action_noise,
         max_steps=options.max_steps,
+        perturbation=options.perturb,
     )
     with _progress("episodes") as progress:
         report = collect_metaworld(

@@ -112,7 +112,7 @@ def _check(options: EvaluateOptions) -> None:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             raise ValueError(f"Expected --world metaworld with {flags}, found none.")
         return
-    from maskworld.worlds.metaworld import check_task, parse_perturbation
+    from maskworld.worlds.metaworld import check_task, parse_perturbations
 
     if not options.tasks or options.episodes < 1:
         raise ValueError(
@@ -122,8 +122,7 @@ def _check(options: EvaluateOptions) -> None:
     for task in options.tasks:
         check_task(task)
     for text in options.perturb:
-        for part in text.split("+"):
-            parse_perturbation(part)
+        parse_perturbations(text)
     if any(not 0 < ratio < 1 for ratio in options.prune):
         raise ValueError(f"Expected --prune between 0 and 1, found {list(options.prune)}.")
 

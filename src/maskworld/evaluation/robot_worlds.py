@@ -37,15 +37,14 @@ class MetaWorldMaker:
         Raises:
             ValueError: an unknown task, camera or perturbation, or Meta-World is not installed.
         """
-        from maskworld.worlds.metaworld import MetaWorld, parse_perturbation
+        from maskworld.worlds.metaworld import MetaWorld, parse_perturbations
 
-        chosen = [parse_perturbation(each) for each in perturbation.split("+") if each]
         return MetaWorld(
             task,
             cameras=self.cameras,
             size=self.size,
             split="train" if self.split == "train" else "eval",
-            perturbations=chosen,
+            perturbations=parse_perturbations(perturbation),
         )
 
     def describe(self) -> dict[str, Any]:

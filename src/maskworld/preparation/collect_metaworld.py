@@ -19,7 +19,7 @@ from maskworld.preparation.isolated_jobs import Crash, Finished, IsolatedWorkers
 from maskworld.preparation.metaworld_episodes import Job, MetaWorldPlan, record_episode
 from maskworld.preparation.metaworld_staging import Staging
 from maskworld.preparation.seed_queue import SeedQueue
-from maskworld.worlds.metaworld import MetaWorld, SimulatorError, find_backend
+from maskworld.worlds.metaworld import MetaWorld, SimulatorError, find_backend, parse_perturbations
 
 REPORT = "meta/collection.json"
 EPISODES_PER_SAVE = 20
@@ -133,6 +133,7 @@ def start_recorder(plan: MetaWorldPlan, folder: str) -> Callable[[Job], dict[str
                 split="train",
                 max_steps=plan.max_steps,
                 ends_on_success=False,
+                perturbations=parse_perturbations(plan.perturbation),
             )
         try:
             episode = record_episode(worlds[task], seed, plan)

@@ -9,7 +9,13 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
-from maskworld.worlds.metaworld import CAMERAS, MAX_STEPS, MetaWorld, check_task
+from maskworld.worlds.metaworld import (
+    CAMERAS,
+    MAX_STEPS,
+    MetaWorld,
+    check_task,
+    parse_perturbations,
+)
 
 Job: TypeAlias = tuple[str, int]
 """A task and a seed."""
@@ -46,8 +52,12 @@ class MetaWorldPlan:
     steps_after_success: int = 5
     """Recorded past the first success, so that the last frames show it (ours)."""
     max_steps: int = MAX_STEPS
+    perturbation: str = ""
+    """How the look is changed, "light=0.5+distractors"; states, actions and labels of what moves
+    stay those of the clean scene."""
 
     def __post_init__(self) -> None:
+        parse_perturbations(self.perturbation)
         for task in self.tasks:
             check_task(task)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):

@@ -17,6 +17,7 @@ from maskworld.worlds.metaworld.perturbations import (
     PERTURBATIONS,
     Perturbation,
     parse_perturbation,
+    parse_perturbations,
 )
 from maskworld.worlds.metaworld.rendering import CAMERAS
 from maskworld.worlds.metaworld.software_gl import MissingGL, find_backend
@@ -39,4 +40,5 @@ __all__ = [
     "check_task",
     "find_backend",
     "parse_perturbation",
+    "parse_perturbations",
 ]

@@ -235,6 +235,15 @@ def parse_perturbation(text: str) -> Perturbation:
     return kinds[name](value)
 
 
+def parse_perturbations(text: str) -> list[Perturbation]:
+    """ "light=0.5+distractors" to perturbations that are applied together; "" = none.
+
+    Raises:
+        ValueError: as of `parse_perturbation`.
+    """
+    return [parse_perturbation(part) for part in text.split("+")] if text else []
+
+
 def apply_perturbations(
     look: Look, perturbations: Sequence[Perturbation], seed: Sequence[int]
 ) -> None:
