@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cli_material import moving_frames, save_micro_model, write_clip
 
-from maskworld.cli import training
+from maskworld.cli import worlddreamer_training
 from maskworld.cli.adapt import token_stride
 from maskworld.cli.main import main
 from maskworld.evaluation.results import read_results
@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits codes on few frames: 6 patches each, for 512 codes."""
-    monkeypatch.setattr(training, "FIT_FRAMES", 100)
+    monkeypatch.setattr(worlddreamer_training, "FIT_FRAMES", 100)
 
 
 def run(place: Path, out: Path, *words: str) -> int:
