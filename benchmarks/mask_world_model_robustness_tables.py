@@ -88,10 +88,12 @@ class Tried:
         return Tried(Evaluation(first, everything), cells, seeds, tuple(ratios))
 
     def names(self, variant: str, perturbation: str = CLEAN) -> list[str]:
-        """Its policies that were tried so."""
-        tried = self.evaluation.tried(perturbation)
+        """Its policies that were tried so in all tasks."""
+        tried = {
+            (k.policy, k.task) for k in self.evaluation.results if k.perturbation == perturbation
+        }
         named = [f"{variant} {seed}" for seed in self.seeds.get(variant, [])]
-        return [name for name in named if name in tried]
+        return [name for name in named if all((name, task) in tried for task in self.tasks)]
 
     @property
     def perturbations(self) -> list[str]:

@@ -48,7 +48,7 @@ def write_cell(
     out: Path, seed: int, variant: str, outcomes: dict[tuple[str, str], str], **changes: Any
 ) -> None:
     """A trained cell and its episodes, of (policy, perturbation) and one mark for every state of
-    task a, then b."""
+    task a, then b; "-" = task not tried yet."""
     folder = out / f"seed-{seed}" / variant
     folder.mkdir(parents=True)
     cell = {"parameters": {"model": 10}, "processor_seconds": 60.0, "episode_seconds": 120.0}
@@ -57,7 +57,7 @@ def write_cell(
     with EpisodeLog(folder / "episodes", {**WORLD, "policies": policies, **changes}) as log:
         for (policy, perturbation), text in outcomes.items():
             for task, marks in zip("ab", text.split(), strict=True):
-                for number, mark in enumerate(marks):
+                for number, mark in enumerate(marks.strip("-")):
                     key = EpisodeKey(policy, perturbation, task, number)
                     log.add(EpisodeResult(key, "success" if mark == "1" else "limit", 5))
 
@@ -75,7 +75,8 @@ def test_the_tables_pair_training_seeds_and_initial_states(
         write_cell(tmp_path, seed, "mask", {**clean, ("model", "light"): mask, **pruned})
         write_cell(tmp_path, seed, "rgb", {**clean, ("model", "light"): rgb})
     blind = {("blind", ""): "1000 0000", ("expert", ""): "1111 1111"}
-    write_cell(tmp_path, 0, "none", {("model", ""): "1000 1000", **blind})
+    under_way = {("model", "light"): "1000 -"}
+    write_cell(tmp_path, 0, "none", {("model", ""): "1000 1000", **under_way, **blind})
     (tmp_path / "seed-1" / "none").mkdir()  # still training
     (tmp_path / "ablation.json").write_text(
         json.dumps(
