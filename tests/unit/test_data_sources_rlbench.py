@@ -174,6 +174,21 @@ def test_nothing_in_a_pickle_runs(tmp_path: Path, protocol: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", range(6))
+def test_long_recordings_keep_every_array_apart(tmp_path: Path, protocol: int) -> None:
+    """Objects come and go while a pickle is read: memory that is used again mixes nothing up."""
+    path, rng = tmp_path / "long.pkl", np.random.default_rng(protocol)
+    for length in rng.integers(1, 60, 20):
+        rows = [
+            {"joints": rng.random(7), "small": rng.random((2, i % 4 + 1)).astype(np.float32)}
+            for i in range(length)
+        ]
+        path.write_bytes(pickle.dumps(rows, protocol))
+        for row, found in zip(rows, read_records(path), strict=True):
+            np.testing.assert_array_equal(found["joints"], row["joints"])
+            np.testing.assert_array_equal(found["small"], row["small"])
+
+
+@pytest.mark.parametrize("protocol", range(6))
 def test_plain_data_and_arrays_are_read_as_pickle_reads_them(tmp_path: Path, protocol: int) -> None:
     shared = [1, 2]
     data = {

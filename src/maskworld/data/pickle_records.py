@@ -205,8 +205,9 @@ class _Machine:
             record.state = state
             return
         self.stack[-1] = built
-        for key in self.keys.get(id(record), []):
-            self.memo[key] = built
+        for key in self.keys.pop(id(record), []):
+            if self.memo[key] is record:  # another object may have had this identity before
+                self.memo[key] = built
 
 
 def _reduced(made: Any, args: Any) -> Any:
