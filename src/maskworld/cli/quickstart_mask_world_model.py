@@ -153,8 +153,7 @@ def fit(
             policy = with_bank(model, policy, options.seed)
         return list(policy)
 
-    record = {"recipe": recipe.name, "data": "metaworld"}
-    train_stages(model, recipe.stages, sets, options, record)
+    train_stages(model, recipe.stages, sets, options, recipe.name, "metaworld")
 
 
 def _summary(results: Results, recipe: MaskWorldModelRecipe, material: RobotMaterial) -> str:

@@ -135,7 +135,7 @@ def fit(
     def sets(stage: Stage) -> list[Clip]:
         return frames if stage.name == "tokenizer" else clips
 
-    train_stages(model, stages, sets, options, _record(recipe))
+    train_stages(model, stages, sets, options, recipe.name)
 
 
 def fit_rig(
@@ -145,11 +145,7 @@ def fit_rig(
     rig looks to one side."""
     clips = encoded(model, material.train_rig, with_mirrored=False)
     stages = [stage for stage in recipe.stages if stage.name.endswith(RIG_STAGE)]
-    train_stages(model, stages, lambda _: clips, options, _record(recipe), "run/rig")
-
-
-def _record(recipe: MaskGWMRecipe) -> dict[str, str]:
-    return {"recipe": recipe.name, "data": "drive"}
+    train_stages(model, stages, lambda _: clips, options, recipe.name, folder="run/rig")
 
 
 def write_outputs(

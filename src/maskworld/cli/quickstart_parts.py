@@ -103,14 +103,15 @@ def train_stages(
     stages: Sequence[Stage],
     sets: Callable[[Stage], list[Clip] | ClipsByNumber | Mixture],
     options: QuickstartOptions,
-    record: dict[str, Any],
+    recipe: str,
+    data: str = "drive",
     folder: str = "run",
 ) -> None:
     """One call of the training loop, each stage on its own clips.
 
     Args:
         sets: what a stage trains on, asked for when its turn comes.
-        record: what the run's config.json keeps.
+        recipe, data: their names, for the run's config.json.
         folder: of the run, within the quickstart's.
     """
 
@@ -134,7 +135,7 @@ def train_stages(
         seed=options.seed,
         device="cpu",
         resume=options.resume,
-        config=record,
+        config={"recipe": recipe, "data": data},
     )
 
 

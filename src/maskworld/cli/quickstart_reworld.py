@@ -173,7 +173,7 @@ def fit(
             return clips.planning(with_negatives)
         return with_features(model, clips.planning(), options.seed)
 
-    train_stages(model, recipe.stages, sets, options, _record(recipe))
+    train_stages(model, recipe.stages, sets, options, recipe.name)
 
 
 def fit_without_world_model(
@@ -194,11 +194,7 @@ def fit_without_world_model(
             return clips.planning(with_negatives)
         return with_features(twin, clips.planning(), options.seed)
 
-    train_stages(twin, stages, sets, options, _record(recipe), "run/no-world-model")
-
-
-def _record(recipe: ReWorldRecipe) -> dict[str, str]:
-    return {"recipe": recipe.name, "data": "drive"}
+    train_stages(twin, stages, sets, options, recipe.name, folder="run/no-world-model")
 
 
 def write_outputs(

@@ -99,8 +99,7 @@ def fit(
         return world_sets(model, recipe, material)
 
     stages = [s for s in recipe.stages if has_pixels or s.name != "tokenizer"]
-    record = {"recipe": recipe.name, "data": str(options.data or "drive")}
-    train_stages(model, stages, sets, options, record)
+    train_stages(model, stages, sets, options, recipe.name, str(options.data or "drive"))
     curves.update(read_curves(options.out / "run" / "metrics.jsonl", CURVES))
 
 

@@ -240,17 +240,26 @@ def _row(
     episode = material.held_out.episode(moment.episode)
     rows = [moment.start, *clips.window.future(moment.start, episode.num_frames - 1)]
     frames = torch.from_numpy(episode.read(rows))
+    return dreamt_masks_row(model, f"{episode.caption}, step {moment.start}", frames, dreamt, index)
+
+
+def dreamt_masks_row(
+    model: MaskWorldModel,
+    title: str,
+    frames: UInt8[torch.Tensor, "v t c h w"],
+    dreamt: DreamtMasks,
+    index: int,
+) -> VideoRow:
+    """Pictures of now and the future; masks that came and dreamt ones over the picture of now."""
     now, still = frames[:, :1], frames[:, :1].expand_as(frames[:, 1:])
-    panels = {"camera": beside_each_other(frames)}
+    panels = {"camera": _beside_each_other(frames)}
     for name, maps in (("masks that came", dreamt.real), ("dreamt masks", dreamt.model)):
-        panels[name] = beside_each_other(
-            torch.cat([now, over_pictures(model, still, maps[index])], dim=1)
-        )
-    title = f"{episode.caption}, step {moment.start}"
+        painted = _over_pictures(model, still, maps[index])
+        panels[name] = _beside_each_other(torch.cat([now, painted], dim=1))
     return VideoRow(title, panels, num_context=1, fps=4, section="Dreamt masks")
 
 
-def over_pictures(
+def _over_pictures(
     model: MaskWorldModel, frames: UInt8[torch.Tensor, "v f c h w"], groups: torch.Tensor
 ) -> torch.Tensor:
     """Colours of the palette over pictures, but for the background."""
@@ -260,7 +269,7 @@ def over_pictures(
     return torch.where((groups == 0)[:, :, None], frames, mixed.round().to(torch.uint8))
 
 
-def beside_each_other(frames: UInt8[torch.Tensor, "v f c h w"]) -> np.ndarray:
+def _beside_each_other(frames: UInt8[torch.Tensor, "v f c h w"]) -> np.ndarray:
     """Cameras side by side, as a video to write."""
     return frames.permute(1, 3, 0, 4, 2).flatten(2, 3).contiguous().numpy()
 
@@ -288,7 +297,7 @@ def film_episodes(maker: PolicyMaker, recipe: MaskWorldModelRecipe) -> list[Vide
             rows.append(
                 VideoRow(
                     f"{task.removesuffix('-v3')}, {perturbation or 'clean'}",
-                    {"executed": beside_each_other(torch.stack(frames, dim=1))},
+                    {"executed": _beside_each_other(torch.stack(frames, dim=1))},
                     f"{ending} after {step + 1} steps",
                     fps=10,
                     section="Executed episodes",

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from maskworld.cli.evaluate import EvaluateOptions
 from maskworld.cli.quickstart_parts import spread
@@ -30,8 +28,7 @@ from maskworld.cli.robot_scores import (
     LOCK_STEP,
     LOW,
     NUM_SHOWN,
-    beside_each_other,
-    over_pictures,
+    dreamt_masks_row,
     say_progress,
 )
 from maskworld.cli.scoring import independent_groups, write_scores
@@ -46,7 +43,7 @@ from maskworld.evaluation.manipulation import (
     evaluate_manipulation,
 )
 from maskworld.evaluation.manipulation_scores import add_pruning, add_success, robustness_table
-from maskworld.evaluation.mask_rollouts import DreamtMasks, dream_masks, score_mask_rollouts
+from maskworld.evaluation.mask_rollouts import dream_masks, score_mask_rollouts
 from maskworld.evaluation.results import Results
 from maskworld.evaluation.robot_episodes import PolicyMaker, StepRule
 from maskworld.evaluation.robot_worlds import METAWORLD_LIMIT, MetaWorldMaker
@@ -190,32 +187,11 @@ def _score_masks(results: Results, options: EvaluateOptions, release: Model) -> 
     whole = opened(reads_future=True)
     batch = collate([whole.get(chosen[i], seed=chosen[i]) for i in shown])
     assert batch.frames is not None
+    seen = batch.frames[:, :, config.num_memory - 1 :]  # from the last remembered one on
     return [
-        _row(system, batch.frames[k], found, i, f"{batch.captions[k]} ({chosen[i]})".strip())
+        dreamt_masks_row(system, f"{batch.captions[k]} ({chosen[i]})".strip(), seen[k], found, i)
         for k, i in enumerate(shown)
     ]
-
-
-def _row(
-    system: MaskWorldModel,
-    frames: UInt8[Tensor, "v t c h w"],
-    dreamt: DreamtMasks,
-    index: int,
-    name: str,
-) -> VideoRow:
-    """The camera, masks that came and dreamt masks over the camera's last given picture.
-
-    Args:
-        frames: remembered and future ones.
-    """
-    seen = frames[:, system.config.num_memory - 1 :]
-    now, still = seen[:, :1], seen[:, :1].expand_as(seen[:, 1:])
-    panels = {"camera": beside_each_other(seen)}
-    for title, maps in (("masks that came", dreamt.real), ("dreamt masks", dreamt.model)):
-        panels[title] = beside_each_other(
-            torch.cat([now, over_pictures(system, still, maps[index])], dim=1)
-        )
-    return VideoRow(name, panels, num_context=1, fps=4, section="Dreamt masks")
 
 
 # --------------------------------------------------------------------------------------- success
